@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The vocabulary: plain frozen records of what was observed.
+
+Every record goes to JSON and back without loss; nothing here reads, decides or changes anything.
+Paths are `KPath`: mountinfo spelling. Pids, start times and ids are those of the observing host.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NewType
+
+import msgspec
+
+from mountcr.paths import KPath
+
+__all__ = [
+    "Capabilities",
+    "CgroupMember",
+    "Container",
+    "Criu",
+    "Evidence",
+    "FACTS_SCHEMA",
+    "Facts",
+    "FileKind",
+    "Finding",
+    "Host",
+    "InodeType",
+    "Mount",
+    "MountId",
+    "MountNamespace",
+    "OpenFile",
+    "PathStat",
+    "Severity",
+    "Stack",
+    "Task",
+    "Unseen",
+]
+
+FACTS_SCHEMA = "mountcr/facts/1"
+
+MountId = NewType("MountId", int)
+"""The id of a mount as mountinfo shows it; the kernel may give it to another mount later."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all records: immutable, hashable, JSON without the fields that hold defaults."""
+
+
+class InodeType(StrEnum):
+    """What an inode is, in the words of `find -type` spelled out."""
+
+    DIRECTORY = "directory"
+    FILE = "file"
+    SYMLINK = "symlink"
+    FIFO = "fifo"
+    SOCKET = "socket"
+    CHARACTER = "character"
+    BLOCK = "block"
+    ANONYMOUS = "anonymous"
+
+
+class PathStat(Record, frozen=True, kw_only=True):
+    """What `stat` says of a path: `dev` is `major:minor`, `size` in bytes, `mode` with the type bits."""
+
+    dev: str
+    ino: int
+    mode: int
+    nlink: int
+    size: int
+    rdev: str = "0:0"
+    type: InodeType
+
+
+class Mount(Record, frozen=True, kw_only=True):
+    """
+    One line of mountinfo, see proc_pid_mountinfo(5).
+
+    `options` and `super_options` are the raw texts, `optional` the raw optional fields in their
+    order, so that the line can be written back byte by byte. `type` is what the mountpoint is,
+    where it could be looked at from inside the namespace; None where another mount hides it or
+    nobody looked.
+    """
+
+    id: MountId
+    parent: MountId
+    dev: str
+    root: KPath
+    mountpoint: KPath
+    options: str
+    optional: tuple[str, ...] = ()
+    fstype: str
+    source: KPath | None = None
+    super_options: str
+    type: InodeType | None = None
+
+    def _tag(self, name: str) -> int:
+        for field in self.optional:
+            if field.startswith(name):
+                return int(field[len(name) :])
+        return 0
+
+    @property
+    def shared(self) -> int:
+        """The peer group the mount is in, 0 if none."""
+        return self._tag("shared:")
+
+    @property
+    def master(self) -> int:
+        """The peer group the mount receives from, 0 if none."""
+        return self._tag("master:")
+
+    @property
+    def propagate_from(self) -> int:
+        """The nearest dominant peer group under the observer's root, 0 if none."""
+        return self._tag("propagate_from:")
+
+    @property
+    def unbindable(self) -> bool:
+        """Whether the mount may not be bound elsewhere."""
+        return "unbindable" in self.optional
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the mount, not the superblock, is read-only."""
+        return "ro" in self.options.split(",")
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the root of the mount was unlinked (`//deleted`, since Linux 2.6.39)."""
+        return self.root.endswith("//deleted")
+
+
+class MountNamespace(Record, frozen=True, kw_only=True):
+    """A mount namespace: its inode number, the mounts in the order of mountinfo, a task in it."""
+
+    id: int
+    pid: int
+    mounts: tuple[Mount, ...]
+
+
+class FileKind(StrEnum):
+    """How a task holds a file."""
+
+    FD = "fd"
+    MAP = "map"
+    CWD = "cwd"
+    ROOT = "root"
+    EXE = "exe"
+
+
+class OpenFile(Record, frozen=True, kw_only=True):
+    """
+    A file that a task holds.
+
+    `shown` is what the kernel shows: the link of fd, map_files, cwd, root or exe. `mnt_id`,
+    `flags` (of open(2)) and `position` (bytes) come from fdinfo; -1 where the kernel tells none.
+    `start` and `end` are the addresses of a mapping. `stat` is None where it could not be asked.
+    """
+
+    kind: FileKind
+    shown: KPath
+    fd: int = -1
+    start: int = 0
+    end: int = 0
+    offset: int = 0
+    mnt_id: int = -1
+    flags: int = 0
+    position: int = -1
+    stat: PathStat | None = None
+
+
+class CgroupMember(Record, frozen=True, kw_only=True):
+    """One line of /proc/<pid>/cgroup, see cgroups(7): hierarchy 0 with no controllers is version 2."""
+
+    hierarchy: int
+    controllers: str
+    path: KPath
+
+
+class Task(Record, frozen=True, kw_only=True):
+    """A process of the container. `start_time` is in clock ticks since boot, proc_pid_stat(5)."""
+
+    pid: int
+    parent: int
+    start_time: int
+    command: str
+    namespaces: dict[str, int] = {}
+    inner_pid: int = 0
+    session: int = 0
+    files: tuple[OpenFile, ...] = ()
+    cgroups: tuple[CgroupMember, ...] = ()
+
+
+class Stack(Record, frozen=True, kw_only=True):
+    """
+    What a root file system is made of.
+
+    `lowers` are read-only, top first. `upper` takes the changes, None for a read-only union; for
+    vfs it is the one directory there is. `options` are the driver's own (overlay: index, xino, …).
+    `provenance` says who told: a file and its field, or the mount.
+    """
+
+    driver: str
+    lowers: tuple[KPath, ...] = ()
+    upper: KPath | None = None
+    work: KPath | None = None
+    options: tuple[str, ...] = ()
+    provenance: tuple[str, ...] = ()
+
+    @property
+    def directories(self) -> tuple[KPath, ...]:
+        """Every directory the stack lies in, top first, without work."""
+        return ((self.upper,) if self.upper else ()) + self.lowers
+
+
+class Container(Record, frozen=True, kw_only=True):
+    """
+    A container as its engine records it.
+
+    `pid` is 0 when it does not run. `start_time` is that of the pid, in clock ticks since boot,
+    0 where the engine records none. `namespace_paths` are namespaces that the engine pinned:
+    kind to path.
+    """
+
+    id: str
+    engine: str
+    name: str = ""
+    pid: int = 0
+    start_time: int = 0
+    status: str = ""
+    bundle: KPath | None = None
+    rootfs: KPath | None = None
+    state_root: KPath | None = None
+    namespace_paths: dict[str, KPath] = {}
+    provenance: tuple[str, ...] = ()
+
+
+class Unseen(Record, frozen=True, kw_only=True):
+    """Something the observer was not allowed or not able to look at, and why."""
+
+    what: str
+    why: str
+
+
+class Capabilities(Record, frozen=True, kw_only=True):
+    """What this kernel does, found by calling: name to whether it works."""
+
+    kernel: str
+    features: dict[str, bool] = {}
+
+
+class Criu(Record, frozen=True, kw_only=True):
+    """
+    The CRIU of a host: the command that starts it, its version, the first line of its complaint.
+
+    `problem` is empty when `criu check` is content.
+    """
+
+    command: tuple[str, ...] = ()
+    version: str = ""
+    problem: str = ""
+
+
+class Host(Record, frozen=True, kw_only=True):
+    """The host as the observer sees it: its own mount namespace, its cgroup layout, its CRIU."""
+
+    mounts: tuple[Mount, ...] = ()
+    namespaces: dict[str, int] = {}
+    capabilities: Capabilities | None = None
+    criu: Criu | None = None
+    cgroup_layout: str = ""
+
+
+class Evidence(Record, frozen=True, kw_only=True):
+    """A path somebody looked at on behalf of a rule; `stat` is None when nothing is there."""
+
+    path: KPath
+    stat: PathStat | None = None
+
+
+class Facts(Record, frozen=True, kw_only=True):
+    """All that was observed of one container and its host; the input of every plan."""
+
+    schema: str = FACTS_SCHEMA
+    mountcr: str = ""
+    container: Container
+    tasks: tuple[Task, ...] = ()
+    namespaces: tuple[MountNamespace, ...] = ()
+    host: Host = Host()
+    evidence: tuple[Evidence, ...] = ()
+    unseen: tuple[Unseen, ...] = ()
+
+
+class Severity(StrEnum):
+    """How bad a finding is: CRIU refuses, state is lost, or something worth knowing."""
+
+    REFUSAL = "refusal"
+    LOSS = "loss"
+    NOTE = "note"
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """
+    What a rule found. `mount` is the mountpoint, layer or file it is about.
+
+    `cured` tells that the plan itself takes the cure; a refusal that is cured refuses nothing.
+    """
+
+    rule: str
+    severity: Severity
+    mount: str
+    message: str
+    cure: str = ""
+    cured: bool = False
