@@ -43,6 +43,16 @@ class MountcrError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go through pickle whole, whatever the arguments of the subclass are."""
+        return _revive, (type(self), self.__dict__)
+
+
+def _revive(kind: type[MountcrError], state: dict[str, object]) -> MountcrError:
+    error = kind.__new__(kind, state["message"])
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(MountcrError):
     """The words of the call do not make sense; nothing was touched."""
@@ -51,7 +61,7 @@ class UsageError(MountcrError):
 
 
 class AmbiguousError(UsageError):
-    """A reference means more than one container. `candidates` holds every `engine:id` it may mean."""
+    """A reference means more than one container; `candidates` holds each as `engine:id`."""
 
     def __init__(self, message: str, candidates: Sequence[str], *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -157,7 +167,9 @@ class CriuError(MountcrError):
 class ImageError(MountcrError):
     """A CRIU image is damaged. `file` is its path, `offset` the byte where reading failed."""
 
-    def __init__(self, message: str, *, file: str, offset: int = 0, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, file: str, offset: int = 0, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.file = file
         self.offset = offset

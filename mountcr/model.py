@@ -16,12 +16,11 @@ import msgspec
 from mountcr.paths import KPath
 
 __all__ = [
+    "FACTS_SCHEMA",
     "Capabilities",
     "CgroupMember",
     "Container",
     "Criu",
-    "Evidence",
-    "FACTS_SCHEMA",
     "Facts",
     "FileKind",
     "Finding",
@@ -34,6 +33,8 @@ __all__ = [
     "PathStat",
     "Severity",
     "Stack",
+    "Target",
+    "TargetFile",
     "Task",
     "Unseen",
 ]
@@ -62,7 +63,7 @@ class InodeType(StrEnum):
 
 
 class PathStat(Record, frozen=True, kw_only=True):
-    """What `stat` says of a path: `dev` is `major:minor`, `size` in bytes, `mode` with the type bits."""
+    """What stat(2) says: `dev` is `major:minor`, `size` in bytes, `mode` with the type bits."""
 
     dev: str
     ino: int
@@ -78,9 +79,9 @@ class Mount(Record, frozen=True, kw_only=True):
     One line of mountinfo, see proc_pid_mountinfo(5).
 
     `options` and `super_options` are the raw texts, `optional` the raw optional fields in their
-    order, so that the line can be written back byte by byte. `type` is what the mountpoint is,
-    where it could be looked at from inside the namespace; None where another mount hides it or
-    nobody looked.
+    order, so that the line can be written back byte by byte. `type` and `mode` are those of the
+    mountpoint, where it could be looked at from inside the namespace; None where another mount
+    hides it or nobody looked.
     """
 
     id: MountId
@@ -94,6 +95,7 @@ class Mount(Record, frozen=True, kw_only=True):
     source: KPath | None = None
     super_options: str
     type: InodeType | None = None
+    mode: int | None = None
 
     def _tag(self, name: str) -> int:
         for field in self.optional:
@@ -128,7 +130,7 @@ class Mount(Record, frozen=True, kw_only=True):
 
     @property
     def deleted(self) -> bool:
-        """Whether the root of the mount was unlinked (`//deleted`, since Linux 2.6.39)."""
+        """Whether the root of the mount was unlinked: `//deleted` follows it."""
         return self.root.endswith("//deleted")
 
 
@@ -156,7 +158,7 @@ class OpenFile(Record, frozen=True, kw_only=True):
 
     `shown` is what the kernel shows: the link of fd, map_files, cwd, root or exe. `mnt_id`,
     `flags` (of open(2)) and `position` (bytes) come from fdinfo; -1 where the kernel tells none.
-    `start` and `end` are the addresses of a mapping. `stat` is None where it could not be asked.
+    `locked` tells of file locks. `start` and `end` are the addresses of a mapping. `stat` is None where it could not be asked.
     """
 
     kind: FileKind
@@ -168,11 +170,12 @@ class OpenFile(Record, frozen=True, kw_only=True):
     mnt_id: int = -1
     flags: int = 0
     position: int = -1
+    locked: bool = False
     stat: PathStat | None = None
 
 
 class CgroupMember(Record, frozen=True, kw_only=True):
-    """One line of /proc/<pid>/cgroup, see cgroups(7): hierarchy 0 with no controllers is version 2."""
+    """One line of /proc/<pid>/cgroup, see cgroups(7); hierarchy 0 is version 2."""
 
     hierarchy: int
     controllers: str
@@ -198,12 +201,14 @@ class Stack(Record, frozen=True, kw_only=True):
     What a root file system is made of.
 
     `lowers` are read-only, top first. `upper` takes the changes, None for a read-only union; for
-    vfs it is the one directory there is. `options` are the driver's own (overlay: index, xino, …).
+    vfs it is the one directory there is. `data` are overlay's data-only layers, below the lowers.
+    `options` are the driver's own (overlay: index, xino, …).
     `provenance` says who told: a file and its field, or the mount.
     """
 
     driver: str
     lowers: tuple[KPath, ...] = ()
+    data: tuple[KPath, ...] = ()
     upper: KPath | None = None
     work: KPath | None = None
     options: tuple[str, ...] = ()
@@ -264,20 +269,36 @@ class Criu(Record, frozen=True, kw_only=True):
 
 
 class Host(Record, frozen=True, kw_only=True):
-    """The host as the observer sees it: its own mount namespace, its cgroup layout, its CRIU."""
+    """The host as the observer sees it: its own mounts, namespaces and cgroups, kernel, CRIU."""
 
     mounts: tuple[Mount, ...] = ()
     namespaces: dict[str, int] = {}
+    cgroups: tuple[CgroupMember, ...] = ()
     capabilities: Capabilities | None = None
     criu: Criu | None = None
-    cgroup_layout: str = ""
 
 
-class Evidence(Record, frozen=True, kw_only=True):
-    """A path somebody looked at on behalf of a rule; `stat` is None when nothing is there."""
+class TargetFile(Record, frozen=True, kw_only=True):
+    """A file that the images name, as it is on the target; `digest` is SHA-256 in hexadecimal."""
 
     path: KPath
     stat: PathStat | None = None
+    digest: str = ""
+
+
+class Target(Record, frozen=True, kw_only=True):
+    """
+    Where a restore would take place: the host, and what was found for the paths that matter.
+
+    `layers` and `sources` are paths of the host, `mountpoints` and `files` paths of the container,
+    looked at in its root file system; None where nothing is there.
+    """
+
+    host: Host
+    layers: dict[KPath, PathStat | None] = {}
+    sources: dict[KPath, PathStat | None] = {}
+    mountpoints: dict[KPath, PathStat | None] = {}
+    files: tuple[TargetFile, ...] = ()
 
 
 class Facts(Record, frozen=True, kw_only=True):
@@ -289,7 +310,6 @@ class Facts(Record, frozen=True, kw_only=True):
     tasks: tuple[Task, ...] = ()
     namespaces: tuple[MountNamespace, ...] = ()
     host: Host = Host()
-    evidence: tuple[Evidence, ...] = ()
     unseen: tuple[Unseen, ...] = ()
 
 

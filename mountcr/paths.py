@@ -26,8 +26,8 @@ __all__ = [
     "join",
     "name",
     "parent",
-    "relative_to",
     "rebase",
+    "relative_to",
     "to_line",
 ]
 
@@ -49,7 +49,7 @@ _LONE_BACKSLASH: Final = re.compile(rb"\\(?![0-7]{3})")
 
 
 def _spell(text: str) -> KPath:
-    """Spell the bytes that are not UTF-8, decoded as surrogates, as `\\xHH`."""
+    r"""Spell the bytes that are not UTF-8, decoded as surrogates, as `\xHH`."""
     if text.isascii():
         return KPath(text)
     return KPath(_SURROGATE.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text))

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The CRIU program: where it is, which version it is, whether it works on this kernel.
+
+Everything is found by running it; nothing is concluded from a version. No state is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Final
+
+from mountcr.criu import log
+from mountcr.errors import CapabilityError, PrivilegeError
+from mountcr.model import Criu
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["candidates", "has_feature", "locate", "parse_version", "probe", "require", "version_of"]
+
+DEFAULT_PREFIX: Final = "/opt/mountcr"
+"""Where `tools/provision` puts a CRIU of its own unless $MOUNTCR_PREFIX says otherwise."""
+
+_TIMEOUT: Final = 30.0  # seconds; `criu check` takes 0.1
+_HINT: Final = (
+    "run tools/provision, which installs one that works in a place of its own, "
+    "or name a newer CRIU in $MOUNTCR_CRIU"
+)
+# What CRIU 4.1 says before it looks at anything.
+_UNPRIVILEGED: Final = "CRIU needs to have the CAP_SYS_ADMIN"
+_VERSION: Final = re.compile(r"^Version:\s*(\S+)", re.MULTILINE)
+
+
+def candidates() -> tuple[str, ...]:
+    """
+    Give the paths where CRIU may be, in the order in which they are tried.
+
+    A set $MOUNTCR_CRIU is the only candidate: who names a CRIU does not want another one.
+    """
+    named = os.environ.get("MOUNTCR_CRIU")
+    if named:
+        return (shutil.which(named) or named,)
+    prefixes = (os.environ.get("MOUNTCR_PREFIX"), DEFAULT_PREFIX)
+    found = [f"{prefix}/bin/criu" for prefix in prefixes if prefix]
+    in_path = shutil.which("criu")
+    return tuple(dict.fromkeys([*found, in_path] if in_path else found))
+
+
+def locate() -> tuple[str, ...]:
+    """Give the command of the first candidate that prints its version; empty if there is none."""
+    for path in candidates():
+        if version_of((path,)):
+            return (path,)
+    return ()
+
+
+def version_of(command: Sequence[str]) -> str:
+    """Give the version, `4.1.1`; empty if the command does not run."""
+    status, out = _run([*command, "--version"])
+    return parse_version(out) if status == 0 else ""
+
+
+def parse_version(text: str) -> str:
+    r"""
+    Find the version in what `criu --version` prints.
+
+    >>> parse_version("Version: 4.1.1\nGitID: v4.1.1\n")
+    '4.1.1'
+    """
+    match = _VERSION.search(text)
+    return match[1] if match else ""
+
+
+def probe() -> Criu:
+    """
+    Ask the CRIU of this host whether it is content; run nothing else.
+
+    `problem` is the first error of `criu check`, or says that there is no CRIU. `criu check`
+    needs root: without it, its complaint about that is the problem.
+    """
+    command = locate()
+    if not command:
+        tried = ", ".join(candidates()) or "PATH"
+        return Criu(problem=f"no CRIU that runs was found (tried {tried})")
+    version = version_of(command)
+    status, out = _run([*command, "check"])
+    if status == 0:
+        return Criu(command=command, version=version)
+    problem, _ = log.first_error(out)
+    first = (out.strip().splitlines() or [f"`criu check` ended with status {status}"])[0]
+    return Criu(command=command, version=version, problem=problem or first.strip(" :"))
+
+
+def require() -> Criu:
+    """
+    Give the CRIU of this host.
+
+    Raises CapabilityError if there is none or it does not work, PrivilegeError if it only lacks
+    the privilege to try.
+    """
+    criu = probe()
+    if not criu.command:
+        raise CapabilityError(criu.problem, probe="criu --version", hint=_HINT)
+    if criu.problem.startswith(_UNPRIVILEGED):
+        raise PrivilegeError(criu.problem, hint="run it as root")
+    if criu.problem:
+        raise CapabilityError(
+            f"CRIU {criu.version} ({' '.join(criu.command)}) does not work here: {criu.problem}",
+            probe="criu check",
+            hint=_HINT,
+        )
+    return criu
+
+
+def has_feature(command: Sequence[str], name: str) -> bool:
+    """
+    Tell whether CRIU finds a feature of this kernel, `criu check --feature NAME`.
+
+    False also for a name that this CRIU does not know: it cannot use what it does not know.
+    """
+    return _run([*command, "check", "--feature", name])[0] == 0
+
+
+def _run(words: Sequence[str]) -> tuple[int, str]:
+    """Give the exit status, -1 if it could not be run, and all that was printed."""
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return -1, str(error)
+    return done.returncode, done.stdout.decode("utf-8", "backslashreplace")

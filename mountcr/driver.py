@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Storage drivers: what a root file system is made of, and the steps that put it back.
+
+A driver is a plug-in of the entry-point group `mountcr.drivers`. It is pure: everything it needs
+is in its arguments, everything it wants done is in the steps it gives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+
+from mountcr.errors import UsageError
+from mountcr.plugins import offered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mountcr.graph.tree import MountTree
+    from mountcr.model import Mount, Stack
+    from mountcr.paths import KPath
+    from mountcr.plan.steps import Step
+
+__all__ = ["Driver", "drivers", "get_driver", "recognise"]
+
+GROUP: Final = "mountcr.drivers"
+
+
+class Driver(Protocol):
+    """A storage driver."""
+
+    name: ClassVar[str]
+
+    def recognise(self, mount: Mount, host: MountTree) -> Stack | None:
+        """
+        Say what a mount is made of, None when it is not this driver's.
+
+        `host` are the mounts of the host's namespace, where layers have their paths.
+        """
+        ...
+
+    def assemble(self, stack: Stack, at: KPath) -> Sequence[Step]:
+        """Give the steps that mount a stack of this driver at an existing directory."""
+        ...
+
+    def convert(self, stack: Stack, *, upper: KPath) -> tuple[Stack, Sequence[Step]]:
+        """
+        Say what a stack of another driver becomes in this one, and the steps that make it.
+
+        The writable layer is `upper`, a directory that is not there yet; the original is left
+        alone.
+        """
+        ...
+
+
+def drivers() -> dict[str, Driver]:
+    """Give every driver by name: the built-in ones, then what other distributions offer."""
+    from mountcr_drivers.overlayfs import OverlayFS
+    from mountcr_drivers.vfs import VFS
+
+    found: dict[str, Driver] = {"overlay": OverlayFS(), "vfs": VFS()}
+    for name, loaded in offered(GROUP):
+        if callable(loaded):
+            found[name] = loaded()
+    return found
+
+
+def get_driver(name: str) -> Driver:
+    """Give a driver by name. Raises UsageError listing the names there are."""
+    known = drivers()
+    if name not in known:
+        msg = f"no storage driver is called {name!r}"
+        raise UsageError(msg, hint=f"drivers: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def recognise(mount: Mount, host: MountTree) -> Stack | None:
+    """Ask the drivers what a mount is made of; vfs, which takes any directory, comes last."""
+    known = drivers()
+    fallback = known.pop("vfs")
+    for driver in (*known.values(), fallback):
+        stack = driver.recognise(mount, host)
+        if stack:
+            return stack
+    return None

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+References: what the word that a user gives for a container means among those that are known.
+
+Nothing here lists containers or looks at a process; that has been done before, by the engines.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from mountcr.errors import AmbiguousError, NotFoundError
+from mountcr.paths import KPath, decode, join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mountcr.model import Container
+
+__all__ = [
+    "ambiguous",
+    "as_recorded",
+    "beginning",
+    "distinct",
+    "exact",
+    "labels",
+    "not_found",
+    "of_state_directory",
+    "once_per_process",
+]
+
+_SHOWN: Final = 10
+_LIKE: Final = 0.6
+
+
+def once_per_process(containers: Iterable[Container]) -> list[Container]:
+    """Drop containers whose process an earlier one has: the manager's record and its runtime's."""
+    seen: set[int] = set()
+    kept: list[Container] = []
+    for container in containers:
+        if container.pid and container.pid in seen:
+            continue
+        seen.add(container.pid)
+        kept.append(container)
+    return kept
+
+
+def distinct(containers: Iterable[Container]) -> list[Container]:
+    """Drop containers that are the same record as an earlier one, or have the same process."""
+    kept: dict[tuple[str, str, KPath | None, KPath | None], Container] = {}
+    for container in once_per_process(containers):
+        place = None if container.state_root else container.bundle
+        kept.setdefault((container.engine, container.id, container.state_root, place), container)
+    return list(kept.values())
+
+
+def exact(word: str, known: Sequence[Container]) -> list[Container]:
+    """Give the containers with this id or, if there is none, with this name."""
+    return [c for c in known if c.id == word] or [c for c in known if c.name == word]
+
+
+def beginning(word: str, known: Sequence[Container]) -> list[Container]:
+    """Give the containers whose id begins like this."""
+    return [c for c in known if c.id.startswith(word)]
+
+
+def of_state_directory(word: str, known: Sequence[Container]) -> list[Container]:
+    """Give the container whose runtime keeps its state in this directory."""
+    if not os.path.isdir(word):
+        return []
+    path = os.path.realpath(word)
+    return [
+        c
+        for c in known
+        if c.state_root and os.path.realpath(_path(join(c.state_root, c.id))) == path
+    ]
+
+
+def as_recorded(container: Container, known: Sequence[Container]) -> list[Container]:
+    """
+    Give what the engines know of a process or a bundle, or itself if they know nothing.
+
+    A bundle is what runs from it; a container that has ended is not taken for the bundle.
+    """
+    if container.pid:
+        found = [c for c in known if c.pid == container.pid]
+        found = [c for c in found if c.start_time in {0, container.start_time}]
+    elif container.bundle:
+        path = os.path.realpath(_path(container.bundle))
+        found = [
+            c for c in known if c.pid and c.bundle and os.path.realpath(_path(c.bundle)) == path
+        ]
+    else:
+        found = []
+    return found or [container]
+
+
+def labels(containers: Sequence[Container]) -> list[str]:
+    """
+    Give a reference for each container that means this one and no other of them.
+
+    It is `engine:id`, but `bundle:PATH` for a bundle, and `engine:ROOT/id` where two runtime roots
+    hold the same id.
+    """
+    plain = [f"{c.engine}:{c.id}" for c in containers]
+    count = Counter(plain)
+    return [
+        _precise(container, label) if count[label] > 1 or not container.state_root else label
+        for container, label in zip(containers, plain, strict=True)
+    ]
+
+
+def ambiguous(reference: str, candidates: Sequence[Container]) -> AmbiguousError:
+    """Make the error for a reference that means several containers."""
+    listed = labels(candidates)
+    return AmbiguousError(
+        f"{reference} means {len(listed)} containers: {', '.join(listed)}",
+        listed,
+        hint=f"say one of {', '.join(listed)}",
+    )
+
+
+def not_found(
+    reference: str, word: str, known: Sequence[Container], roots: Sequence[str]
+) -> NotFoundError:
+    """Make the error for a reference that means nothing; `roots` are the runtime roots searched."""
+    similar = _similar(word, known)
+    return NotFoundError(
+        f"no container is called {reference}",
+        similar=similar,
+        hint=_closed(word, roots) or _hint(similar, known, roots),
+    )
+
+
+def _precise(container: Container, label: str) -> str:
+    """Spell a container by where it is kept."""
+    if container.state_root:
+        return f"{container.engine}:{join(container.state_root, container.id)}"
+    if container.bundle and not container.pid:
+        return f"{container.engine}:{container.bundle}"
+    return label
+
+
+def _similar(word: str, known: Sequence[Container]) -> list[str]:
+    """Give ids and names like a word, the most similar first."""
+    from difflib import get_close_matches  # only a failure needs it
+
+    # A typing error in the first digits of a long id is compared with as many digits of it.
+    spellings = {c.id[: len(word)]: c.id for c in known}
+    spellings |= {shown: shown for c in known for shown in (c.id, c.name) if shown}
+    close = get_close_matches(word, spellings, n=_SHOWN, cutoff=_LIKE)
+    return list(dict.fromkeys(spellings[spelling] for spelling in close))
+
+
+def _closed(word: str, roots: Sequence[str]) -> str | None:
+    """Say what may hide the container: a root that may not be read, a state that makes no sense."""
+    locked = [root for root in roots if not os.access(root, os.R_OK | os.X_OK)]
+    if locked:
+        return f"{', '.join(locked)} may not be read; run as root"
+    if "/" in word or word in {".", ".."}:
+        return None
+    damaged = [f"{root}/{word}" for root in roots if os.path.isdir(f"{root}/{word}")]
+    if damaged:
+        return f"{', '.join(damaged)} is there, but holds no state file that can be read"
+    return None
+
+
+def _hint(similar: Sequence[str], known: Sequence[Container], roots: Sequence[str]) -> str:
+    """Say which names there are."""
+    if similar:
+        return f"names like it: {', '.join(similar)}"
+    if known:
+        listed = labels(known)
+        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+        return f"known here: {', '.join(listed[:_SHOWN])}{more}"
+    searched = ", ".join(roots) or "any runtime root"
+    return f"no container is known in {searched}; MOUNTCR_RUNTIME_ROOT names other runtime roots"
+
+
+def _path(path: KPath) -> str:
+    """Give a path as the functions of os take it."""
+    return os.fsdecode(decode(path))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The tree of one mount namespace: parents, children, and which mount a path lies on.
+
+Path lookup follows the kernel: from the root mount, at every component the mount attached there
+to the mount walked so far, the topmost one where several are stacked (fs/namei.c,
+`follow_managed()`; `__lookup_mnt()` keys by parent and dentry).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mountcr import paths
+from mountcr.paths import ROOT, KPath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mountcr.model import Mount, MountId
+
+__all__ = ["MountTree"]
+
+
+class MountTree:
+    """
+    One mount table with its tree. Mounts keep the order of mountinfo.
+
+    `root` is the mount at `/` whose parent is not in the table; None for a table without one,
+    as a process outside of its namespace's root sees it.
+    """
+
+    def __init__(self, mounts: Iterable[Mount]) -> None:
+        self.mounts: tuple[Mount, ...] = tuple(mounts)
+        self.by_id: dict[MountId, Mount] = {mount.id: mount for mount in self.mounts}
+        self._children: dict[MountId, dict[KPath, list[Mount]]] = {}
+        for mount in self.mounts:
+            if mount.parent != mount.id:
+                below = self._children.setdefault(mount.parent, {})
+                below.setdefault(mount.mountpoint, []).append(mount)
+        self.root: Mount | None = next(filter(self._is_root, self.mounts), None)
+
+    def _is_root(self, mount: Mount) -> bool:
+        outside = mount.parent == mount.id or mount.parent not in self.by_id
+        return outside and mount.mountpoint == ROOT
+
+    def parent(self, mount: Mount) -> Mount | None:
+        """Give the mount that this one is attached to; None for the root."""
+        return self.by_id.get(mount.parent) if mount.parent != mount.id else None
+
+    def children(self, mount: Mount) -> Iterator[Mount]:
+        """Give what is attached to a mount, in the order of mountinfo per mountpoint."""
+        for stacked in self._children.get(mount.id, {}).values():
+            yield from stacked
+
+    def lies_on(self, path: KPath) -> Mount | None:
+        """Give the mount that a path of this namespace lies on; None without a root."""
+        current = self.root
+        for prefix in _prefixes(path):
+            while current and (stacked := self._children.get(current.id, {}).get(prefix)):
+                current = stacked[-1]
+        return current
+
+    def hidden(self, mount: Mount) -> bool:
+        """Tell whether another mount lies over the mountpoint, so that no path leads there."""
+        return self.lies_on(mount.mountpoint) is not mount
+
+    def order(self) -> list[Mount]:
+        """Give every mount after its parent, otherwise in the order of mountinfo."""
+        placed: set[MountId] = set()
+        ordered: list[Mount] = []
+        waiting: list[Mount] = []
+        for mount in self.mounts:
+            parent = self.parent(mount)
+            if parent is None or parent.id in placed:
+                self._place(mount, placed, ordered)
+            else:
+                waiting.append(mount)
+        for mount in waiting:
+            if mount.id not in placed:
+                self._place(mount, placed, ordered)
+        return ordered
+
+    def _place(self, mount: Mount, placed: set[MountId], ordered: list[Mount]) -> None:
+        placed.add(mount.id)
+        ordered.append(mount)
+
+    def path_of(self, mount: Mount, *, prefer: Sequence[int] = ()) -> KPath | None:
+        """
+        Give a path in this namespace that leads to what `mount`, of any namespace, shows.
+
+        That is a mount of the same superblock whose root is the same or wider, where nothing
+        lies over the place. Members of the peer groups in `prefer` come first, then the closest
+        root, then the shortest path. None when no path leads there.
+        """
+        candidates = [
+            (each.shared not in prefer, -len(each.root), len(path), path)
+            for each in self.mounts
+            if each.dev == mount.dev and paths.is_beneath(mount.root, each.root)
+            for path in (paths.rebase(mount.root, each.root, each.mountpoint),)
+            if self.lies_on(path) is each
+        ]
+        return min(candidates)[-1] if candidates else None
+
+
+def _prefixes(path: KPath) -> Iterator[KPath]:
+    """
+    Give the root, then every longer prefix of a path, to the path itself.
+
+    >>> list(_prefixes(KPath("/a/b")))
+    ['/', '/a', '/a/b']
+    """
+    yield ROOT
+    end = path.find("/", 1)
+    while end > 0:
+        yield KPath(path[:end])
+        end = path.find("/", end + 1)
+    if path != ROOT:
+        yield path

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Binding, attributes and propagation of mounts, with the older way where the newer call is missing.
+
+Every function acts on paths of the calling thread's mount namespace and raises OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from mountcr.kernel import syscalls
+from mountcr.observe import mountinfo
+from mountcr.paths import KPath, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ATTRIBUTES", "attach", "bind", "clone", "set_attributes", "set_propagation"]
+
+ATTRIBUTES: Final = {
+    "ro": (syscalls.MOUNT_ATTR_RDONLY, syscalls.MS_RDONLY),
+    "nosuid": (syscalls.MOUNT_ATTR_NOSUID, syscalls.MS_NOSUID),
+    "nodev": (syscalls.MOUNT_ATTR_NODEV, syscalls.MS_NODEV),
+    "noexec": (syscalls.MOUNT_ATTR_NOEXEC, syscalls.MS_NOEXEC),
+    "noatime": (syscalls.MOUNT_ATTR_NOATIME, syscalls.MS_NOATIME),
+    "nodiratime": (syscalls.MOUNT_ATTR_NODIRATIME, syscalls.MS_NODIRATIME),
+    "nosymfollow": (syscalls.MOUNT_ATTR_NOSYMFOLLOW, syscalls.MS_NOSYMFOLLOW),
+}
+"""Attributes in the words of mountinfo: the bits of mount_setattr(2) and of mount(2)."""
+
+_PROPAGATION: Final = {
+    "private": syscalls.MS_PRIVATE,
+    "shared": syscalls.MS_SHARED,
+    "slave": syscalls.MS_SLAVE,
+    "unbindable": syscalls.MS_UNBINDABLE,
+}
+
+
+def clone(path: KPath, *, recursive: bool = False) -> int:
+    """
+    Give a detached clone of the mount at a path as a descriptor that the caller owns.
+
+    It goes away when the descriptor is closed and nothing has attached it. ENOSYS before Linux 5.2.
+    """
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+    if recursive:
+        flags |= syscalls.AT_RECURSIVE
+    return syscalls.open_tree(syscalls.AT_FDCWD, decode(path), flags)
+
+
+def attach(fd: int, at: KPath) -> None:
+    """Attach a detached mount at a path. The descriptor stays the caller's."""
+    syscalls.move_mount(fd, b"", syscalls.AT_FDCWD, decode(at), syscalls.MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def bind(source: KPath, at: KPath) -> None:
+    """Bind a file or directory, without the mounts below it, and make the result private."""
+    try:
+        fd = clone(source)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        syscalls.mount(decode(source), decode(at), b"", syscalls.MS_BIND, b"")
+    else:
+        try:
+            attach(fd, at)
+        finally:
+            os.close(fd)
+    set_propagation(at, "private")
+
+
+def set_propagation(at: KPath, propagation: str, *, recursive: bool = False) -> None:
+    """Set the propagation of the mount at a path: private, shared, slave or unbindable."""
+    flags = _PROPAGATION[propagation] | (syscalls.MS_REC if recursive else 0)
+    syscalls.mount(b"", decode(at), b"", flags, b"")
+
+
+def set_attributes(at: KPath, attributes: Iterable[str]) -> None:
+    """
+    Set attributes of the mount at a path, leaving the others as they are.
+
+    Before mount_setattr(2) (Linux 5.12) a remount sets all of them anew, so the ones that are
+    set already are read and passed along. Words that are no attribute are an EINVAL.
+    """
+    wanted = set(attributes)
+    unknown = wanted - ATTRIBUTES.keys()
+    if unknown:
+        raise OSError(errno.EINVAL, f"no mount attribute: {', '.join(sorted(unknown))}", at)
+    bits = 0
+    for each in wanted:
+        bits |= ATTRIBUTES[each][0]
+    try:
+        syscalls.mount_setattr(syscalls.AT_FDCWD, decode(at), 0, bits, 0, 0)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        _remount(at, wanted)
+
+
+def _remount(at: KPath, wanted: set[str]) -> None:
+    current = [each for each in mountinfo.read() if each.mountpoint == at][-1]
+    flags = syscalls.MS_REMOUNT | syscalls.MS_BIND
+    for each in wanted | (set(current.options.split(",")) & ATTRIBUTES.keys()):
+        flags |= ATTRIBUTES[each][1]
+    syscalls.mount(b"", decode(at), b"", flags, b"")

@@ -1,0 +1,510 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+System calls that Python's `os` lacks, each under the name of its man page.
+
+A wrapper makes one call, never retries, never falls back and never decides. What fails raises
+`OSError(errno, strerror, name)`; the name is the path the call was about, the descriptor where
+the path is empty, the call where there is neither. A signal that interrupts a call raises
+`InterruptedError`. A path or string with a NUL byte raises ValueError, because the kernel would
+see only its beginning.
+
+Paths and strings are bytes. A descriptor that a wrapper returns belongs to the caller and is
+close-on-exec whatever `flags` says; on failure none is left open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mountcr.kernel._libc_ffi import ffi
+
+if TYPE_CHECKING:
+    from mountcr.kernel._libc_ffi import CData
+
+__all__ = [
+    "AT_EMPTY_PATH",
+    "AT_FDCWD",
+    "AT_RECURSIVE",
+    "AT_SYMLINK_NOFOLLOW",
+    "CLONE_NEWCGROUP",
+    "CLONE_NEWIPC",
+    "CLONE_NEWNET",
+    "CLONE_NEWNS",
+    "CLONE_NEWPID",
+    "CLONE_NEWTIME",
+    "CLONE_NEWUSER",
+    "CLONE_NEWUTS",
+    "FSMOUNT_CLOEXEC",
+    "FSOPEN_CLOEXEC",
+    "LSMT_ROOT",
+    "MNT_DETACH",
+    "MOUNT_ATTR_NOATIME",
+    "MOUNT_ATTR_NODEV",
+    "MOUNT_ATTR_NODIRATIME",
+    "MOUNT_ATTR_NOEXEC",
+    "MOUNT_ATTR_NOSUID",
+    "MOUNT_ATTR_NOSYMFOLLOW",
+    "MOUNT_ATTR_RDONLY",
+    "MOUNT_ATTR_RELATIME",
+    "MOUNT_ATTR_STRICTATIME",
+    "MOUNT_ATTR__ATIME",
+    "MOVE_MOUNT_F_EMPTY_PATH",
+    "MOVE_MOUNT_T_EMPTY_PATH",
+    "MS_BIND",
+    "MS_DIRSYNC",
+    "MS_LAZYTIME",
+    "MS_MOVE",
+    "MS_NOATIME",
+    "MS_NODEV",
+    "MS_NODIRATIME",
+    "MS_NOEXEC",
+    "MS_NOSUID",
+    "MS_NOSYMFOLLOW",
+    "MS_PRIVATE",
+    "MS_RDONLY",
+    "MS_REC",
+    "MS_RELATIME",
+    "MS_REMOUNT",
+    "MS_SHARED",
+    "MS_SLAVE",
+    "MS_STRICTATIME",
+    "MS_SYNCHRONOUS",
+    "MS_UNBINDABLE",
+    "OPEN_TREE_CLOEXEC",
+    "OPEN_TREE_CLONE",
+    "RESOLVE_BENEATH",
+    "RESOLVE_IN_ROOT",
+    "RESOLVE_NO_MAGICLINKS",
+    "RESOLVE_NO_SYMLINKS",
+    "RESOLVE_NO_XDEV",
+    "STATMOUNT_FS_TYPE",
+    "STATMOUNT_MNT_BASIC",
+    "STATMOUNT_MNT_POINT",
+    "STATMOUNT_MNT_ROOT",
+    "STATMOUNT_SB_BASIC",
+    "UMOUNT_NOFOLLOW",
+    "StatMount",
+    "fsconfig_create",
+    "fsconfig_fd",
+    "fsconfig_flag",
+    "fsconfig_string",
+    "fscontext_messages",
+    "fsmount",
+    "fsopen",
+    "listmount",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "openat2",
+    "pivot_root",
+    "prctl_set_child_subreaper",
+    "prctl_set_pdeathsig",
+    "setns",
+    "statmount",
+    "umount2",
+    "unshare",
+]
+
+# include/uapi/linux/mount.h: flags of mount(2)
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_SYNCHRONOUS: Final = 16
+MS_REMOUNT: Final = 32
+MS_DIRSYNC: Final = 128
+MS_NOSYMFOLLOW: Final = 256
+MS_NOATIME: Final = 1024
+MS_NODIRATIME: Final = 2048
+MS_BIND: Final = 4096
+MS_MOVE: Final = 8192
+MS_REC: Final = 16384
+MS_UNBINDABLE: Final = 1 << 17
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
+MS_RELATIME: Final = 1 << 21
+MS_STRICTATIME: Final = 1 << 24
+MS_LAZYTIME: Final = 1 << 25
+
+# include/linux/fs.h: flags of umount2(2)
+MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
+
+# include/uapi/linux/sched.h
+CLONE_NEWTIME: Final = 0x00000080
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+
+# include/uapi/linux/fcntl.h
+AT_FDCWD: Final = -100
+AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
+
+# include/uapi/linux/mount.h: the calls of Linux 5.2 and mount_setattr(2)
+OPEN_TREE_CLONE: Final = 1
+OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH: Final = 0x004
+MOVE_MOUNT_T_EMPTY_PATH: Final = 0x040
+FSOPEN_CLOEXEC: Final = 1
+FSMOUNT_CLOEXEC: Final = 1
+MOUNT_ATTR_RDONLY: Final = 0x00000001
+MOUNT_ATTR_NOSUID: Final = 0x00000002
+MOUNT_ATTR_NODEV: Final = 0x00000004
+MOUNT_ATTR_NOEXEC: Final = 0x00000008
+MOUNT_ATTR__ATIME: Final = 0x00000070
+MOUNT_ATTR_RELATIME: Final = 0x00000000
+MOUNT_ATTR_NOATIME: Final = 0x00000010
+MOUNT_ATTR_STRICTATIME: Final = 0x00000020
+MOUNT_ATTR_NODIRATIME: Final = 0x00000080
+MOUNT_ATTR_NOSYMFOLLOW: Final = 0x00200000
+
+_FSCONFIG_SET_FLAG: Final = 0
+_FSCONFIG_SET_STRING: Final = 1
+_FSCONFIG_SET_FD: Final = 5
+_FSCONFIG_CMD_CREATE: Final = 6
+
+# include/uapi/linux/mount.h: statmount(2) and listmount(2)
+STATMOUNT_SB_BASIC: Final = 0x01
+STATMOUNT_MNT_BASIC: Final = 0x02
+STATMOUNT_MNT_ROOT: Final = 0x08
+STATMOUNT_MNT_POINT: Final = 0x10
+STATMOUNT_FS_TYPE: Final = 0x20
+LSMT_ROOT: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+# include/uapi/linux/openat2.h
+RESOLVE_NO_XDEV: Final = 0x01
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+
+# include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+# Calls since Linux 5.1 have one number on all architectures. Alpha adds 110, and MIPS the base of
+# its ABI: arch/alpha/kernel/syscalls/syscall.tbl, arch/mips/include/uapi/asm/unistd.h. There the
+# number belongs to another call or to none, so it is not called: ENOSYS, as of an older kernel.
+_OTHER_NUMBERS: Final = os.uname().machine.startswith(("alpha", "mips"))
+_SYS_open_tree: Final = 428
+_SYS_move_mount: Final = 429
+_SYS_fsopen: Final = 430
+_SYS_fsconfig: Final = 431
+_SYS_fsmount: Final = 432
+_SYS_openat2: Final = 437
+_SYS_mount_setattr: Final = 442
+_SYS_statmount: Final = 457
+_SYS_listmount: Final = 458
+
+_STATMOUNT_SIZE: Final = 4096
+_STATMOUNT_LARGEST: Final = 1 << 20  # two paths of PATH_MAX fit many times
+_LISTMOUNT_PAGE: Final = 512
+_FSCONTEXT_MESSAGE: Final = 8192  # the kernel gives one message a read, EMSGSIZE if it is longer
+
+_libc: Final = ffi.dlopen(None)
+
+
+def _string(text: bytes | None) -> CData:
+    """Copy `text` for C; a null pointer for None. Raises ValueError for a NUL byte in it."""
+    if text is None:
+        return ffi.NULL
+    if b"\0" in text:
+        raise ValueError(f"embedded NUL byte in {text!r}")
+    return ffi.new("char[]", text)
+
+
+def _checked(returned: int, name: bytes | int, source: bytes | None = None) -> int:
+    """Give back what a call returned, or raise `OSError` about `name`, or `source` -> `name`."""
+    number = ffi.errno
+    if returned >= 0:
+        return returned
+    shown = os.fsdecode(name) if isinstance(name, bytes) else name
+    if source:
+        raise OSError(number, os.strerror(number), os.fsdecode(source), None, shown)
+    raise OSError(number, os.strerror(number), shown)
+
+
+def _register(value: int | bytes | CData | None) -> CData:
+    """Give an argument of syscall(2), which reads each as long, whatever the call takes."""
+    if isinstance(value, int):
+        return ffi.cast("long", value)
+    return _string(value) if value is None or isinstance(value, bytes) else value
+
+
+def _syscall(number: int, *arguments: int | bytes | CData | None) -> int:
+    """Make a call that libc may have no wrapper for; -1 and `ffi.errno` on failure."""
+    if _OTHER_NUMBERS:
+        ffi.errno = errno.ENOSYS
+        return -1
+    return _libc.syscall(number, *map(_register, arguments))
+
+
+def mount(
+    source: bytes | None, target: bytes, fstype: bytes | None, flags: int, data: bytes | None = None
+) -> None:
+    """
+    `mount(2)`.
+
+    The kernel copies one page of `data`, ends it with NUL and uses what is there
+    (`copy_mount_options()` in fs/namespace.c), so longer data raise `OSError` with E2BIG here.
+    """
+    if data is not None and len(data) >= os.sysconf("SC_PAGE_SIZE"):
+        raise OSError(errno.E2BIG, "mount options longer than a page", os.fsdecode(target))
+    text = [_string(each) for each in (source, target, fstype, data)]
+    _checked(_libc.mount(text[0], text[1], text[2], flags, text[3]), target)
+
+
+def umount2(target: bytes, flags: int = 0) -> None:
+    """`umount2(2)`; a symbolic link is followed without UMOUNT_NOFOLLOW."""
+    _checked(_libc.umount2(_string(target), flags), target)
+
+
+def unshare(flags: int) -> None:
+    """`unshare(2)`; concerns the calling thread only."""
+    # PY312: use os.unshare once 3.11 is dropped.
+    _checked(_libc.unshare(flags), b"unshare")
+
+
+def setns(fd: int, nstype: int = 0) -> None:
+    """
+    `setns(2)`; `nstype` is a CLONE_NEW* that the namespace must be, 0 for any.
+
+    EINVAL for a mount namespace in a process with more than one thread. With a pidfd and several
+    CLONE_NEW* since Linux 5.8; EINVAL before.
+    """
+    # PY312: use os.setns once 3.11 is dropped.
+    _checked(_libc.setns(fd, nstype), fd)
+
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    """`pivot_root(2)`; both may be `.` to stack the old root on the new one."""
+    _checked(_libc.pivot_root(_string(new_root), _string(put_old)), new_root)
+
+
+def prctl_set_pdeathsig(signal: int) -> None:
+    """
+    `PR_SET_PDEATHSIG(2const)`: get `signal` when the thread that made this process ends; 0: none.
+
+    A parent that ended before is not noticed: compare `os.getppid()` afterwards.
+    """
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, ffi.cast("long", signal)), b"prctl")
+
+
+def prctl_set_child_subreaper(enable: bool) -> None:
+    """`PR_SET_CHILD_SUBREAPER(2const)`: become the parent of descendants that lose theirs."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ffi.cast("long", enable)), b"prctl")
+
+
+def open_tree(dirfd: int, path: bytes, flags: int) -> int:
+    """
+    `open_tree(2)`; ENOSYS before Linux 5.2.
+
+    Gives a descriptor of the mount at `path`, or with OPEN_TREE_CLONE of a copy that is attached
+    nowhere and goes away with the descriptor unless `move_mount` puts it somewhere.
+    """
+    flags |= OPEN_TREE_CLOEXEC
+    return _checked(_syscall(_SYS_open_tree, dirfd, path, flags), path or dirfd)
+
+
+def move_mount(
+    from_dirfd: int, from_path: bytes, to_dirfd: int, to_path: bytes, flags: int
+) -> None:
+    """`move_mount(2)`; ENOSYS before Linux 5.2. The descriptors stay the caller's."""
+    returned = _syscall(_SYS_move_mount, from_dirfd, from_path, to_dirfd, to_path, flags)
+    _checked(returned, to_path or to_dirfd, from_path)
+
+
+def fsopen(fstype: bytes, flags: int = FSOPEN_CLOEXEC) -> int:
+    """`fsopen(2)`; ENOSYS before Linux 5.2, ENODEV for a file system the kernel lacks."""
+    flags |= FSOPEN_CLOEXEC
+    return _checked(_syscall(_SYS_fsopen, fstype, flags), fstype)
+
+
+def fsconfig_string(fd: int, key: bytes, value: bytes) -> None:
+    """
+    `fsconfig(2)` with FSCONFIG_SET_STRING; ENOSYS before Linux 5.2.
+
+    EINVAL for more than 255 bytes in `key` or `value` (`strndup_user()` in fs/fsopen.c), and for
+    what the file system does not know: `fscontext_messages` has its reason.
+    """
+    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_SET_STRING, key, value, 0), key)
+
+
+def fsconfig_flag(fd: int, key: bytes) -> None:
+    """`fsconfig(2)` with FSCONFIG_SET_FLAG, for an option without a value; ENOSYS before 5.2."""
+    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_SET_FLAG, key, None, 0), key)
+
+
+def fsconfig_fd(fd: int, key: bytes, value_fd: int) -> None:
+    """
+    `fsconfig(2)` with FSCONFIG_SET_FD; ENOSYS before Linux 5.2.
+
+    EINVAL for a key that takes no descriptor; the layers of overlay take one since Linux 6.13.
+    `value_fd` stays the caller's.
+    """
+    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_SET_FD, key, None, value_fd), key)
+
+
+def fsconfig_create(fd: int) -> None:
+    """`fsconfig(2)` with FSCONFIG_CMD_CREATE: make the superblock; ENOSYS before Linux 5.2."""
+    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_CMD_CREATE, None, None, 0), fd)
+
+
+def fsmount(fsfd: int, flags: int = FSMOUNT_CLOEXEC, attributes: int = 0) -> int:
+    """
+    `fsmount(2)` with MOUNT_ATTR_* `attributes`; ENOSYS before Linux 5.2.
+
+    Gives a descriptor of a mount that is attached nowhere and goes away with the descriptor
+    unless `move_mount` puts it somewhere. `fsfd` stays the caller's.
+    """
+    return _checked(_syscall(_SYS_fsmount, fsfd, flags | FSMOUNT_CLOEXEC, attributes), fsfd)
+
+
+def fscontext_messages(fd: int) -> list[str]:
+    """
+    Take what the kernel logged on a descriptor of `fsopen`, oldest first; see `fsopen(2)`.
+
+    Each message begins with `e `, `w ` or `i `: error, warning, information. They are gone
+    afterwards. The kernel keeps the newest eight.
+    """
+    messages: list[str] = []
+    try:
+        while said := os.read(fd, _FSCONTEXT_MESSAGE):
+            messages.append(os.fsdecode(said).rstrip("\n"))
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+    return messages
+
+
+def mount_setattr(  # noqa: PLR0917 - a system call has as many arguments as it has
+    dirfd: int, path: bytes, flags: int, attr_set: int, attr_clr: int = 0, propagation: int = 0
+) -> None:
+    """
+    `mount_setattr(2)`; ENOSYS before Linux 5.12.
+
+    To set an access time mode, MOUNT_ATTR__ATIME must be in `attr_clr`. `propagation` is one of
+    MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, or 0 to leave it.
+    """
+    values = {"attr_set": attr_set, "attr_clr": attr_clr, "propagation": propagation}
+    attributes = ffi.new("struct mount_attr *", values)
+    size = ffi.sizeof("struct mount_attr")
+    returned = _syscall(_SYS_mount_setattr, dirfd, path, flags, attributes, size)
+    _checked(returned, path or dirfd)
+
+
+def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """
+    `openat2(2)` with RESOLVE_* flags; ENOSYS before Linux 5.6.
+
+    EAGAIN when `..` could not be resolved safely under RESOLVE_BENEATH or RESOLVE_IN_ROOT because
+    something was renamed or mounted meanwhile: the caller may try again. EXDEV for a path that
+    leaves `dirfd`. EINVAL for a `mode` without O_CREAT or O_TMPFILE.
+    """
+    values = {"flags": flags | os.O_CLOEXEC, "mode": mode, "resolve": resolve}
+    how = ffi.new("struct open_how *", values)
+    size = ffi.sizeof("struct open_how")
+    return _checked(_syscall(_SYS_openat2, dirfd, path, how, size), path or dirfd)
+
+
+class StatMount(NamedTuple):
+    """
+    What `statmount(2)` tells of a mount; the names are those of `struct statmount`.
+
+    `mask` says which groups the kernel filled in: numbers of the others are 0, strings None.
+    `mnt_id` and `mnt_parent_id` are unique until reboot, the `_old` ones are those of mountinfo.
+    `mnt_root` and `mnt_point` are the bytes themselves, without mountinfo's escapes; `mnt_point`
+    is relative to the caller's root.
+    """
+
+    mask: int
+    sb_dev_major: int
+    sb_dev_minor: int
+    sb_magic: int
+    sb_flags: int
+    mnt_id: int
+    mnt_parent_id: int
+    mnt_id_old: int
+    mnt_parent_id_old: int
+    mnt_attr: int
+    mnt_propagation: int
+    mnt_peer_group: int
+    mnt_master: int
+    mnt_root: bytes | None
+    mnt_point: bytes | None
+    fs_type: bytes | None
+
+
+def _mount_request(mount_id: int, param: int) -> CData:
+    size = ffi.sizeof("struct mnt_id_req")
+    return ffi.new("struct mnt_id_req *", {"size": size, "mnt_id": mount_id, "param": param})
+
+
+def statmount(mount_id: int, mask: int) -> StatMount:
+    """
+    `statmount(2)` of a unique mount id; ENOSYS before Linux 6.8.
+
+    `mask` is made of STATMOUNT_*. ENOENT for an id that is not in the caller's mount namespace;
+    newer kernels answer EINVAL to the small ids of mountinfo. EPERM for a mount outside the
+    caller's root, without CAP_SYS_ADMIN.
+    """
+    request = _mount_request(mount_id, mask)
+    size = _STATMOUNT_SIZE
+    while True:
+        memory = ffi.new("char[]", size)
+        returned = _syscall(_SYS_statmount, request, memory, size, 0)
+        if returned == 0 or ffi.errno != errno.EOVERFLOW or size >= _STATMOUNT_LARGEST:
+            break
+        size *= 4
+    _checked(returned, mount_id)
+    found = ffi.cast("struct statmount *", memory)
+    strings = ffi.sizeof("struct statmount")
+
+    def string(group: int, offset: int) -> bytes | None:
+        return ffi.string(memory + (strings + offset)) if found.mask & group else None
+
+    return StatMount(
+        mask=found.mask,
+        sb_dev_major=found.sb_dev_major,
+        sb_dev_minor=found.sb_dev_minor,
+        sb_magic=found.sb_magic,
+        sb_flags=found.sb_flags,
+        mnt_id=found.mnt_id,
+        mnt_parent_id=found.mnt_parent_id,
+        mnt_id_old=found.mnt_id_old,
+        mnt_parent_id_old=found.mnt_parent_id_old,
+        mnt_attr=found.mnt_attr,
+        mnt_propagation=found.mnt_propagation,
+        mnt_peer_group=found.mnt_peer_group,
+        mnt_master=found.mnt_master,
+        mnt_root=string(STATMOUNT_MNT_ROOT, found.mnt_root),
+        mnt_point=string(STATMOUNT_MNT_POINT, found.mnt_point),
+        fs_type=string(STATMOUNT_FS_TYPE, found.fs_type),
+    )
+
+
+def listmount(mount_id: int = LSMT_ROOT) -> list[int]:
+    """
+    `listmount(2)`: the unique ids of all mounts below one, at any depth; ENOSYS before Linux 6.8.
+
+    LSMT_ROOT stands for all mounts below the caller's root, its mount included; with an id the
+    mount itself is not among them. The ids ascend, in the order of creation. EPERM as `statmount`.
+    """
+    ids: list[int] = []
+    page = ffi.new("uint64_t[]", _LISTMOUNT_PAGE)
+    while True:
+        request = _mount_request(mount_id, ids[-1] if ids else 0)
+        count = _checked(_syscall(_SYS_listmount, request, page, _LISTMOUNT_PAGE, 0), mount_id)
+        ids.extend(page[index] for index in range(count))
+        if count < _LISTMOUNT_PAGE:
+            return ids

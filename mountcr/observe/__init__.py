@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Container to `Facts`: everything that is looked at on a live host is looked at here.
+
+Collectors read and decide nothing. What they may not see is recorded as `Unseen`, so that a plan
+made with less privilege says what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mountcr import __version__
+from mountcr.errors import GoneError, PrivilegeError
+from mountcr.model import Container, Facts, Task, Unseen
+from mountcr.observe.host import observe_host
+from mountcr.observe.namespaces import observe_namespaces
+from mountcr.observe.tasks import descendants, task
+
+if TYPE_CHECKING:
+    from mountcr.model import Host
+
+__all__ = ["observe", "observe_host"]
+
+
+def _gone(container: Container) -> GoneError:
+    return GoneError(
+        f"container {container.id} has ended: pid {container.pid} is gone",
+        hint="start it again, or plan from a facts file that was written while it ran",
+    )
+
+
+def _check_identity(container: Container, root: Task) -> None:
+    if container.start_time and root.start_time != container.start_time:
+        msg = (
+            f"pid {container.pid} of container {container.id} was reused: it started at tick "
+            f"{root.start_time}, the container at {container.start_time}"
+        )
+        raise GoneError(msg, hint="the engine's record is stale; look the container up again")
+
+
+def _tasks(container: Container) -> tuple[tuple[Task, ...], tuple[Unseen, ...]]:
+    """Observe the process tree; a child that ends meanwhile is left out."""
+    found: list[Task] = []
+    unseen: list[Unseen] = []
+    for pid in descendants(container.pid):
+        try:
+            each, missing = task(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            if pid == container.pid:
+                raise _gone(container) from None
+            continue
+        found.append(each)
+        unseen.extend(missing)
+    return tuple(found), tuple(unseen)
+
+
+def observe(container: Container, *, host: Host | None = None) -> Facts:
+    """
+    Observe a container and its host.
+
+    A container that does not run gives facts without tasks and namespaces. Raises GoneError when
+    the process ended or its pid was reused, PrivilegeError when its mount table may not be read.
+    """
+    host = host or observe_host()
+    if not container.pid:
+        return Facts(mountcr=__version__, container=container, host=host)
+    tasks, unseen = _tasks(container)
+    _check_identity(container, tasks[0])
+    try:
+        namespaces = observe_namespaces(tasks)
+    except PermissionError:
+        msg = f"reading /proc/{container.pid}/mountinfo needs the right to trace that process"
+        raise PrivilegeError(
+            msg,
+            hint="run as root (CAP_SYS_PTRACE), or plan from a file that `mountcr facts` wrote",
+        ) from None
+    except OSError:
+        raise _gone(container) from None
+    return Facts(
+        mountcr=__version__,
+        container=container,
+        tasks=tasks,
+        namespaces=namespaces,
+        host=host,
+        unseen=unseen,
+    )

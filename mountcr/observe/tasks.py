@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The tasks of a container: the root task and its descendants, with namespaces, cgroups and files.
+
+CRIU dumps a process and its children, so a process that merely entered the container's
+namespaces (`nsenter`, `exec`) is not among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from mountcr import procstat
+from mountcr.model import CgroupMember, Task, Unseen
+from mountcr.observe.files import task_files
+from mountcr.paths import encode
+
+__all__ = ["cgroups", "descendants", "namespaces", "task"]
+
+
+def _children(pid: int) -> list[int]:
+    """Give the children of all threads; needs CONFIG_PROC_CHILDREN, as CRIU does."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found.extend(map(int, file.read().split()))
+    return sorted(found)
+
+
+def descendants(pid: int) -> list[int]:
+    """Give the pid and those of everything below it, parents before children."""
+    found = [pid]
+    for child in _children(pid):
+        found.extend(descendants(child))
+    return found
+
+
+def namespaces(pid: int | str) -> dict[str, int]:
+    """Give the inode number of each namespace of a task by its kind, see namespaces(7)."""
+    found: dict[str, int] = {}
+    for kind in sorted(os.listdir(f"/proc/{pid}/ns")):
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            link = os.readlink(f"/proc/{pid}/ns/{kind}")
+            found[kind] = int(link.partition("[")[2].rstrip("]"))
+    return found
+
+
+def cgroups(pid: int | str) -> tuple[CgroupMember, ...]:
+    """Read which cgroup of each hierarchy a task is in, see cgroups(7)."""
+    with open(f"/proc/{pid}/cgroup", "rb") as file:
+        lines = file.read().splitlines()
+    members: list[CgroupMember] = []
+    for line in lines:
+        hierarchy, controllers, path = line.split(b":", 2)
+        members.append(
+            CgroupMember(
+                hierarchy=int(hierarchy), controllers=controllers.decode(), path=encode(path)
+            )
+        )
+    return tuple(members)
+
+
+def task(pid: int) -> tuple[Task, tuple[Unseen, ...]]:
+    """
+    Observe one task, and say what was not allowed to be seen of it.
+
+    Raises FileNotFoundError or ProcessLookupError when it has ended.
+    """
+    status = procstat.read_stat(pid)
+    files, unseen = task_files(pid)
+    found = Task(
+        pid=pid,
+        parent=status.parent,
+        start_time=status.start_time,
+        command=status.command,
+        namespaces=namespaces(pid),
+        inner_pid=procstat.read_status(pid).inner_pids[-1],
+        session=status.session,
+        files=files,
+        cgroups=cgroups(pid),
+    )
+    return found, unseen

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Control groups: the mode CRIU gets, and the directories that have to be there before it.
+
+CRIU makes the cgroup of the tasks by itself in the modes soft, full and strict, but in version 1
+it fails below a cpuset directory that has no processors of its own, and in none and props it
+makes no directory at all (criu/cgroup.c, `prepare_cgroup_dirs()`). An engine removes the
+directories when the container ends, so they are made first: the parents always, the tasks' own
+where CRIU makes none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mountcr import paths
+from mountcr.criu.options import CgroupMode
+from mountcr.paths import ROOT
+from mountcr.plan.steps import CgroupDirectory, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mountcr.graph.tree import MountTree
+    from mountcr.model import CgroupMember, Facts, Mount
+    from mountcr.paths import KPath
+
+__all__ = ["cgroup_steps", "choose_mode", "layout"]
+
+
+def layout(mounts: Iterable[Mount]) -> str:
+    """Name the host's layout: v1, v2, hybrid (version 1 controllers, a version 2 beside) or none."""
+    types = {mount.fstype for mount in mounts}
+    match "cgroup" in types, "cgroup2" in types:
+        case True, True:
+            return "hybrid"
+        case True, False:
+            return "v1"
+        case False, True:
+            return "v2"
+        case _:
+            return "none"
+
+
+def choose_mode(facts: Facts, wanted: CgroupMode | None) -> tuple[CgroupMode, str]:
+    """Give the mode for CRIU's `--manage-cgroups`, and why."""
+    kind = layout(facts.host.mounts)
+    if wanted is not None:
+        return wanted, "asked for"
+    if kind == "none":
+        return CgroupMode.IGNORE, "no control groups are mounted on this host"
+    if not own_groups(facts):
+        because = "the container is in the same control groups as this process"
+        return CgroupMode.IGNORE, because
+    return CgroupMode.SOFT, f"the container has control groups of its own, on a {kind} layout"
+
+
+def own_groups(facts: Facts) -> tuple[CgroupMember, ...]:
+    """Give the memberships of the tasks that are not those of the observer, each once."""
+    ours = set(facts.host.cgroups)
+    theirs = dict.fromkeys(each for task in facts.tasks for each in task.cgroups)
+    return tuple(each for each in theirs if each not in ours and each.path != ROOT)
+
+
+def cgroup_steps(facts: Facts, host: MountTree, mode: CgroupMode) -> tuple[Step, ...]:
+    """Give the steps that make the directories which CRIU expects, parents first."""
+    if mode is CgroupMode.IGNORE:
+        return ()
+    steps: dict[KPath, Step] = {}
+    for member in own_groups(facts):
+        base = _mounted(member, host)
+        if base is None:
+            continue
+        wanted = _ancestors(member.path)
+        if mode in {CgroupMode.NONE, CgroupMode.PROPS}:
+            wanted.append(member.path)
+        for path in wanted:
+            directory = paths.join(base, path)
+            because = (
+                f"tasks were in {member.path} of {member.controllers or 'the unified hierarchy'}"
+            )
+            steps.setdefault(directory, CgroupDirectory(path=directory, because=because))
+    return tuple(steps.values())
+
+
+def _ancestors(path: KPath) -> list[KPath]:
+    """Give the directories above a cgroup, outermost first, without the root."""
+    above: list[KPath] = []
+    current = paths.parent(path)
+    while current != ROOT:
+        above.insert(0, current)
+        current = paths.parent(current)
+    return above
+
+
+def _mounted(member: CgroupMember, host: MountTree) -> KPath | None:
+    """Find where a hierarchy is mounted on the host, whole."""
+    wanted = set(member.controllers.split(",")) if member.controllers else set[str]()
+    for mount in host.mounts:
+        if mount.root != ROOT or host.hidden(mount):
+            continue
+        if not wanted and mount.fstype == "cgroup2":
+            return mount.mountpoint
+        if wanted and mount.fstype == "cgroup" and wanted <= set(mount.super_options.split(",")):
+            return mount.mountpoint
+    return None

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user chose; everything else follows from the facts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mountcr.criu.options import CgroupMode
+from mountcr.model import Record
+from mountcr.paths import KPath
+
+__all__ = ["IMAGES", "RESTORE_ROOT", "STATE", "Choices"]
+
+RESTORE_ROOT: Final = KPath("/run/mountcr/root")
+"""Where a root is assembled, in a private mount namespace only: on the host it stays empty."""
+
+STATE: Final = KPath("/var/lib/mountcr/rootfs")
+"""Where a converted root file system lies when nobody says where."""
+
+IMAGES: Final = KPath("IMAGES")
+"""Stands for the images directory in a plan that is only looked at."""
+
+
+class Choices(Record, frozen=True, kw_only=True):
+    """
+    Options of the command line that a plan depends on.
+
+    `binds` maps mountpoints of the container to sources on this host. `root_at` is where the
+    restored root shall be mounted on the host too. `extra` are words for CRIU.
+    """
+
+    images: KPath = IMAGES
+    driver: str | None = None
+    upper: KPath | None = None
+    readonly: bool = False
+    binds: dict[KPath, KPath] = {}
+    root_at: KPath | None = None
+    cgroups: CgroupMode | None = None
+    cgroup_root: KPath | None = None
+    leave_running: bool = False
+    allow_changed: bool = False
+    extra: tuple[str, ...] = ()

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Descriptors that lead out of the container: pipes of a runtime, files and terminals of the host.
+
+CRIU takes them from us at restore (`--inherit-fd`). Keys are its own: `pipe:[INO]`, and, with
+numbers in hexadecimal, `file[MNT_ID:INO]` and `tty[RDEV:DEV]` (criu/files-reg.c, criu/tty.c).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from mountcr.model import FileKind, InodeType
+from mountcr.plan.records import Inherited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mountcr.model import Facts, OpenFile, Task
+
+__all__ = ["external_file_keys", "inherited"]
+
+_OWN_FILE_SYSTEMS: Final = ("/memfd:", "/SYSV", "/[", "/dev/zero\\040(deleted)")
+"""What the kernel shows of files that are on no mount at all."""
+
+_PTY_MAJORS: Final = range(136, 144)
+_TTY_MAJORS: Final = frozenset({4, 5, *_PTY_MAJORS})
+
+
+def inherited(facts: Facts) -> tuple[Inherited, ...]:
+    """Give each descriptor that leads out of the container, one per file."""
+    found: dict[str, Inherited] = {}
+    lonely = _lonely_pipes(facts)
+    mount_ids = {mount.id for namespace in facts.namespaces for mount in namespace.mounts}
+    for task, file in _descriptors(facts):
+        each = _pipe(task, file, lonely) or _outside(task, file, mount_ids)
+        if each:
+            found.setdefault(each.key, each)
+    return tuple(found.values())
+
+
+def external_file_keys(descriptors: tuple[Inherited, ...]) -> tuple[str, ...]:
+    """Give those that CRIU must be told of at dump; pipes it finds by itself."""
+    return tuple(each.key for each in descriptors if not each.key.startswith("pipe:"))
+
+
+def _descriptors(facts: Facts) -> Iterator[tuple[Task, OpenFile]]:
+    for task in facts.tasks:
+        for file in task.files:
+            if file.kind is FileKind.FD:
+                yield task, file
+
+
+def _lonely_pipes(facts: Facts) -> frozenset[str]:
+    """Give the pipes of which the container holds one end only."""
+    ends: dict[str, set[bool]] = {}
+    for _, file in _descriptors(facts):
+        if file.shown.startswith("pipe:["):
+            access = file.flags & os.O_ACCMODE
+            held = {False, True} if access == os.O_RDWR else {access == os.O_WRONLY}
+            ends.setdefault(file.shown, set()).update(held)
+    return frozenset(pipe for pipe, held in ends.items() if len(held) == 1)
+
+
+def _pipe(task: Task, file: OpenFile, lonely: frozenset[str]) -> Inherited | None:
+    if file.shown not in lonely:
+        return None
+    end = "reads" if file.flags & os.O_ACCMODE == os.O_RDONLY else "writes"
+    because = f"the container only {end} this pipe, the other end is outside"
+    return Inherited(
+        fd=file.fd,
+        pid=task.pid,
+        key=file.shown,
+        shown=file.shown,
+        flags=file.flags,
+        because=because,
+    )
+
+
+def _outside(task: Task, file: OpenFile, mount_ids: set[int]) -> Inherited | None:
+    """Recognise a file on a mount that is in no table of the container."""
+    if file.mnt_id in mount_ids or file.mnt_id < 0 or file.stat is None:
+        return None
+    if not file.shown.startswith("/") or file.shown.startswith(_OWN_FILE_SYSTEMS):
+        return None
+    return Inherited(
+        fd=file.fd,
+        pid=task.pid,
+        key=_key(file),
+        shown=file.shown,
+        flags=file.flags,
+        because=f"mount {file.mnt_id} of {file.shown} is not in the container",
+    )
+
+
+def _key(file: OpenFile) -> str:
+    stat = file.stat
+    if stat and stat.type is InodeType.CHARACTER and _major(stat.rdev) in _TTY_MAJORS:
+        return f"tty[{_number(stat.rdev):x}:{_number(stat.dev):x}]"
+    return f"file[{file.mnt_id:x}:{stat.ino if stat else 0:x}]"
+
+
+def _major(dev: str) -> int:
+    return int(dev.partition(":")[0])
+
+
+def _number(dev: str) -> int:
+    """Give a device number as stat(2) does, which is how CRIU prints it."""
+    major, _, minor = dev.partition(":")
+    return os.makedev(int(major), int(minor))

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a plan is: records that go to JSON as they are, each choice with the fact that asked for it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from mountcr.criu.options import CriuOptions
+from mountcr.model import Finding, InodeType, Record, Severity, Stack
+from mountcr.paths import KPath
+from mountcr.plan.steps import Step
+
+__all__ = [
+    "PLAN_SCHEMA",
+    "ContainerSummary",
+    "CriuPlan",
+    "External",
+    "Inherited",
+    "Plan",
+    "Reason",
+    "Rootfs",
+    "Verdict",
+]
+
+PLAN_SCHEMA = "mountcr/plan/1"
+
+
+class Verdict(StrEnum):
+    """What will happen: all comes back, all but the losses, or CRIU refuses."""
+
+    OK = "ok"
+    LOSSES = "ok-with-losses"
+    REFUSED = "refused"
+
+
+class ContainerSummary(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """Which container the plan is for."""
+
+    id: str
+    engine: str
+    name: str = ""
+    pid: int = 0
+
+
+class External(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """
+    A mount whose content comes from outside the container.
+
+    `key` names it on both sides: `mnt[MOUNTPOINT]:KEY` at dump, `mnt[KEY]:SOURCE` at restore.
+    `source` is a path in the host's mount namespace, None when no path leads there.
+    """
+
+    mountpoint: KPath
+    key: str
+    source: KPath | None = None
+    type: InodeType | None = None
+    mode: int | None = None
+    fstype: str
+    because: str
+
+
+class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """
+    A descriptor whose other end or file lies outside: CRIU gets one from us instead.
+
+    `key` is CRIU's: `pipe:[INO]`, `file[MNT:INO]` or `tty[RDEV:DEV]`, numbers of the latter two in
+    hexadecimal. `shown` is what /proc showed.
+    """
+
+    fd: int
+    pid: int
+    key: str
+    shown: KPath
+    flags: int = 0
+    because: str
+
+
+class Rootfs(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """What the root file system is made of, layers top first, and the steps that put it back."""
+
+    driver: str
+    layers: tuple[KPath, ...] = ()
+    data: tuple[KPath, ...] = ()
+    upper: KPath | None = None
+    work: KPath | None = None
+    options: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    provenance: tuple[str, ...] = ()
+
+    @property
+    def stack(self) -> Stack:
+        """The same as a stack."""
+        return Stack(
+            driver=self.driver,
+            lowers=self.layers,
+            data=self.data,
+            upper=self.upper,
+            work=self.work,
+            options=self.options,
+            provenance=self.provenance,
+        )
+
+
+class Reason(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """Why an option of CRIU is given."""
+
+    option: str
+    because: str
+
+
+class CriuPlan(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """The two command lines, and the options behind them that a session sends to CRIU."""
+
+    dump: tuple[str, ...]
+    restore: tuple[str, ...]
+    dump_options: CriuOptions
+    restore_options: CriuOptions
+    reasons: tuple[Reason, ...] = ()
+
+    def dump_args(self) -> list[str]:
+        """Give the command line of the dump."""
+        return list(self.dump)
+
+    def restore_args(self) -> list[str]:
+        """Give the command line of the restore."""
+        return list(self.restore)
+
+
+class Plan(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """What would be done and what would come of it; the hand-over to every other tool."""
+
+    schema: str = PLAN_SCHEMA
+    verdict: Verdict
+    container: ContainerSummary
+    rootfs: Rootfs | None = None
+    externals: tuple[External, ...] = ()
+    inherited: tuple[Inherited, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    criu: CriuPlan
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        """The findings for which CRIU would refuse and that the plan does not cure."""
+        return tuple(
+            each for each in self.findings if each.severity is Severity.REFUSAL and not each.cured
+        )
+
+    @property
+    def losses(self) -> tuple[Finding, ...]:
+        """What will not come back as it was."""
+        return tuple(
+            each for each in self.findings if each.severity is Severity.LOSS and not each.cured
+        )

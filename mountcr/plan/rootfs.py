@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the root file system comes back: which stack, from where, and the steps that mount it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mountcr import paths
+from mountcr.driver import Driver, get_driver, recognise
+from mountcr.model import Mount, Stack
+from mountcr.plan.choices import STATE
+from mountcr.plan.records import Rootfs
+from mountcr.plan.steps import Attributes, Bind, Propagation, Step
+
+if TYPE_CHECKING:
+    from mountcr.graph.tree import MountTree
+    from mountcr.model import Container
+    from mountcr.paths import KPath
+    from mountcr.plan.choices import Choices
+
+__all__ = ["find_stack", "holders", "plan_rootfs"]
+
+_KEPT = ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow")
+
+
+def find_stack(container: Container, root: Mount | None, host: MountTree) -> Stack | None:
+    """
+    Say what a container's root is made of.
+
+    The root mount of the running task tells; for a container that does not run, what is mounted
+    at its rootfs on the host, or the directory itself.
+    """
+    if root is not None:
+        return recognise(root, host)
+    if container.rootfs is None:
+        return None
+    mounted = host.lies_on(container.rootfs)
+    if mounted is not None and mounted.mountpoint == container.rootfs:
+        return recognise(mounted, host)
+    return Stack(driver="vfs", upper=container.rootfs, provenance=container.provenance)
+
+
+def holders(stack: Stack, host: MountTree) -> list[tuple[Mount, Stack]]:
+    """Give the mounts of the host that have the stack's upper as theirs, and what they are."""
+    if stack.driver == "vfs" or stack.upper is None:
+        return []
+    driver = get_driver(stack.driver)
+    found = ((mount, driver.recognise(mount, host)) for mount in host.mounts)
+    return [(mount, other) for mount, other in found if other and other.upper == stack.upper]
+
+
+def plan_rootfs(
+    stack: Stack,
+    at: KPath,
+    host: MountTree,
+    choices: Choices,
+    *,
+    container: str,
+    root: Mount | None,
+) -> Rootfs:
+    """
+    Give the stack that will be mounted at `at` and the steps for it.
+
+    The writable layer is used where it lies, unless another driver or another upper was asked
+    for; then its changes are taken over and the original is left alone. `root` is the root mount
+    as it was, whose attributes come back.
+    """
+    driver = get_driver(choices.driver or stack.driver)
+    if choices.readonly:
+        stack = _frozen(stack)
+        steps = _mount(driver if len(stack.lowers) > 1 else get_driver("vfs"), stack, at, host)
+    elif driver.name != stack.driver or choices.upper:
+        upper = choices.upper or paths.join(STATE, f"{container}.{driver.name}")
+        stack, preparation = driver.convert(stack, upper=upper)
+        steps = [*preparation, *driver.assemble(stack, at)]
+    else:
+        steps = _mount(driver, stack, at, host)
+    if root is not None:
+        steps += _attributes(root, at)
+    return Rootfs(
+        driver=stack.driver,
+        layers=stack.lowers,
+        data=stack.data,
+        upper=stack.upper,
+        work=stack.work,
+        options=stack.options,
+        steps=tuple(steps),
+        provenance=stack.provenance,
+    )
+
+
+def _frozen(stack: Stack) -> Stack:
+    """Give the stack with its upper as the topmost lower: nothing can be written into it."""
+    return msgspec.structs.replace(stack, lowers=stack.directories, upper=None, work=None)
+
+
+def _mount(driver: Driver, stack: Stack, at: KPath, host: MountTree) -> list[Step]:
+    """Mount a stack where it lies; one that is mounted already is bound, never mounted twice."""
+    for mount, other in holders(stack, host):
+        if other.lowers == stack.lowers and not host.hidden(mount):
+            because = f"the same stack is mounted at {mount.mountpoint} already"
+            return [Bind(source=mount.mountpoint, at=at, because=because)]
+    return list(driver.assemble(stack, at))
+
+
+def _attributes(root: Mount, at: KPath) -> list[Step]:
+    """Give the root its attributes and, where it received from outside, something to receive from."""
+    steps: list[Step] = []
+    kept = tuple(each for each in root.options.split(",") if each in _KEPT)
+    if kept:
+        steps.append(
+            Attributes(at=at, attributes=kept, because=f"the root mount was {root.options}")
+        )
+    if root.master or root.shared:
+        field = f"master:{root.master}" if root.master else f"shared:{root.shared}"
+        because = f"the root mount was {field}, and CRIU copies that from a shared mount only"
+        steps.append(Propagation(at=at, propagation="shared", because=because))
+    return steps

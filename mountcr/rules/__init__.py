@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The rules: what CRIU will refuse and what will be lost, known before it is asked.
+
+A predicate looks at facts and at what the plan does about them, and gives what it finds; the
+words, the severity and the cure stand in the table under the same id. A refusal that is found
+without the plan's externals and not with them is cured by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from mountcr.model import Finding, Severity
+from mountcr.rules.table import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mountcr.graph import MountGraph, Node
+    from mountcr.graph.tree import MountTree
+    from mountcr.model import Facts, Stack, Target
+    from mountcr.plan.choices import Choices
+    from mountcr.plan.records import External, Inherited
+    from mountcr.plan.files import NamedFile
+
+__all__ = ["Context", "Found", "check", "predicates"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """
+    What predicates look at.
+
+    `nodes` are the mounts that are declared external, `inherited` the descriptors that CRIU will
+    be given. `target` and `files` are there for a restore only.
+    """
+
+    facts: Facts
+    host: MountTree
+    choices: Choices
+    graph: MountGraph | None = None
+    stack: Stack | None = None
+    externals: tuple[External, ...] = ()
+    nodes: frozenset[Node] = frozenset()
+    inherited: tuple[Inherited, ...] = ()
+    target: Target | None = None
+    files: tuple[NamedFile, ...] = ()
+    made: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    What a predicate found: where, what exactly, and whether the plan has the cure.
+
+    `cured` is for predicates that see it themselves; for the others it follows from the externals.
+    """
+
+    where: str
+    detail: str
+    cured: bool = False
+    severity: Severity | None = None
+
+
+if TYPE_CHECKING:
+    Predicate: TypeAlias = Callable[[Context], Iterator[Found]]
+
+
+def predicates() -> dict[str, Predicate]:
+    """Give the predicate of every rule by its id."""
+    from mountcr.rules import mounts, target
+
+    return {**mounts.PREDICATES, **target.PREDICATES}
+
+
+def check(context: Context) -> tuple[Finding, ...]:
+    """Ask every rule; findings come in the order of the table."""
+    known = predicates()
+    bare = replace(context, nodes=frozenset(), inherited=())
+    findings: list[Finding] = []
+    for identity, rule in table().items():
+        remaining = {found.where for found in known[identity](context) if not found.cured}
+        findings.extend(
+            Finding(
+                rule=identity,
+                severity=found.severity or rule.severity,
+                mount=found.where,
+                message=f"{found.detail}: {rule.sentence}",
+                cure=rule.cure,
+                cured=found.where not in remaining,
+            )
+            for found in known[identity](bare)
+        )
+    return tuple(findings)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicates about the host of a restore: layers, sources, mountpoints and files as found there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mountcr.model import InodeType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mountcr.model import TargetFile
+    from mountcr.plan.files import NamedFile
+    from mountcr.rules import Context
+
+from mountcr.rules import Found
+
+__all__ = ["PREDICATES"]
+
+
+def _layers(context: Context) -> Iterator[Found]:
+    """M1."""
+    if context.target is None or context.stack is None:
+        return
+    wanted = context.stack.directories + context.stack.data
+    for number, layer in enumerate(wanted, 1):
+        stat = context.target.layers.get(layer)
+        if stat is None or stat.type is not InodeType.DIRECTORY:
+            yield Found(layer, f"layer {number} of {len(wanted)}, top first")
+
+
+def _sources(context: Context) -> Iterator[Found]:
+    """M3: sources that are unknown, gone, or a directory for a file."""
+    if context.target is None:
+        return
+    for external in context.externals:
+        source = external.source
+        if source is None:
+            yield Found(external.mountpoint, f"no path of this host leads to the {external.fstype}")
+            continue
+        stat = context.target.sources.get(source)
+        if stat is None:
+            yield Found(external.mountpoint, f"{source} is not there")
+        elif external.type and (stat.type is InodeType.DIRECTORY) != (
+            external.type is InodeType.DIRECTORY
+        ):
+            yield Found(external.mountpoint, f"{source} is a {stat.type}, it was a {external.type}")
+
+
+def _mountpoints(context: Context) -> Iterator[Found]:
+    """R4: cured where the plan makes the mountpoint."""
+    if context.target is None:
+        return
+    for path, stat in context.target.mountpoints.items():
+        if stat is None:
+            yield Found(path, "nothing is there", cured=path in context.made)
+
+
+def _files(
+    differs: Callable[[Context, NamedFile, TargetFile], str],
+) -> Callable[[Context], Iterator[Found]]:
+    """Make a predicate of a comparison of a file then and now."""
+
+    def predicate(context: Context) -> Iterator[Found]:
+        if context.target is None:
+            return
+        found = {each.path: each for each in context.target.files}
+        for file in context.files:
+            now = found.get(file.path)
+            detail = differs(context, file, now) if now else ""
+            if detail:
+                yield Found(file.path, detail)
+
+    return predicate
+
+
+def _missing(_context: Context, _file: NamedFile, now: TargetFile) -> str:
+    return "nothing is there" if now.stat is None else ""
+
+
+def _size(_context: Context, file: NamedFile, now: TargetFile) -> str:
+    if now.stat is None or file.size is None or file.size == now.stat.size:
+        return ""
+    return f"{now.stat.size} bytes, it had {file.size}"
+
+
+def _mode(context: Context, file: NamedFile, now: TargetFile) -> str:
+    if now.stat is None or file.mode is None or file.mode == now.stat.mode:
+        return ""
+    if "--skip-file-rwx-check" in context.choices.extra:
+        return ""
+    return f"mode 0{now.stat.mode:o}, it had 0{file.mode:o}"
+
+
+def _content(context: Context, file: NamedFile, now: TargetFile) -> str:
+    """M5: said only where the size does not say it already."""
+    if not file.digest or not now.digest or file.digest == now.digest:
+        return ""
+    if context.choices.allow_changed or _size(context, file, now):
+        return ""
+    return f"SHA-256 {now.digest[:12]}…, it was {file.digest[:12]}…"
+
+
+PREDICATES: Final = {
+    "M1": _layers,
+    "M3": _sources,
+    "R4": _mountpoints,
+    "R8": _files(_size),
+    "R9": _files(_mode),
+    "M5": _files(_content),
+    "M7": _files(_missing),
+}
