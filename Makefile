@@ -28,19 +28,19 @@ help: ## show this text
 demo: $(STAMP) ## dump a container on an overlay, rebuild it on DRIVER, restore it (root)
 	@$(BIN)/mountcr demo --driver $(DRIVER)
 
-define LINT
-$(BIN)/ruff format --check . && $(BIN)/ruff check .
-endef
+LINT = wrong=0; $(BIN)/ruff format --check . || wrong=1; \
+	$(BIN)/ruff check . || wrong=1; [ $$wrong -eq 0 ]
 
-# Without Node.js, which pyright's extra brings for the common machines, mypy alone has to do.
-define TYPE
-$(BIN)/mypy && if [ -n "$$MOUNTCR_REQUIRE" ] || $(BIN)/pyright --version >/dev/null 2>&1; \
-then $(BIN)/pyright --pythonpath $(BIN)/python; else echo "make: pyright cannot start here" >&2; fi
-endef
+# Node.js comes with pyright's extra for the common machines; elsewhere mypy alone has to do.
+TYPE = wrong=0; $(BIN)/mypy || wrong=1; \
+	if [ -z "$$MOUNTCR_REQUIRE" ] && ! $(BIN)/pyright --version >/dev/null 2>&1; \
+	then echo "make: pyright cannot start here" >&2; \
+	else $(BIN)/pyright --pythonpath $(BIN)/python || wrong=1; fi; [ $$wrong -eq 0 ]
 
 .PHONY: test
 test: $(STAMP) ## run the linters, the type checkers and every test that this machine can run
-	@status=0; { $(LINT); } || status=1; { $(TYPE); } || status=1; \
+	@status=0; { $(LINT); } || status=1; \
+	{ $(TYPE); } || status=1; \
 	$(BIN)/python -m pytest $(PYTEST) || status=1; exit $$status
 
 .PHONY: lint
@@ -67,20 +67,18 @@ $(STAMP): pyproject.toml requirements.lock | provision
 	@$(BIN)/python -m pip install $(QUIET) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-LOCK = .lock-venv/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 \
-	--upgrade --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
-	--custom-compile-command 'make lock'
+LOCK := pip compile --quiet --no-config --universal --python-version 3.11 --upgrade \
+	--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command 'make lock' pyproject.toml
 
 .PHONY: lock
 lock: ## renew requirements.lock and requirements-tests.lock
-	@$(PYTHON) -m venv .lock-venv
-	@.lock-venv/bin/python -m pip install $(QUIET) uv
-	@$(LOCK) --group dev --output-file requirements.lock pyproject.toml
-	@$(LOCK) --group tests --constraint requirements.lock --output-file requirements-tests.lock \
-		pyproject.toml
-	@rm -rf .lock-venv
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(PYTHON) -m venv "$$scratch" && "$$scratch/bin/pip" install $(QUIET) uv && \
+	"$$scratch/bin/uv" $(LOCK) --group dev -o requirements.lock && \
+	"$$scratch/bin/uv" $(LOCK) --group tests -c requirements.lock -o requirements-tests.lock
 
 .PHONY: clean
 clean: ## remove what was built here; what provision installed stays
-	rm -rf .venv .lock-venv .tox .hypothesis .mypy_cache .ruff_cache dist build
+	rm -rf .venv .tox .hypothesis .mypy_cache .ruff_cache dist build
 	find mountcr drivers tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -223,14 +223,16 @@ class Lacking(Exception):  # noqa: N818 - not an error: the reason for a skip
     """Why this machine cannot do what was asked of it."""
 
 
-def _directories() -> list[str]:
+def _extend_path() -> None:
+    """Let runc and crun, which look for a criu on PATH, find the one of tools/provision."""
     prefix = os.environ.get("MOUNTCR_PREFIX", "/opt/mountcr")
-    return [f"{prefix}/bin", *os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    directories = [f"{prefix}/bin", *os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    os.environ["PATH"] = os.pathsep.join(directories)
 
 
 def _find(*names: str) -> str:
     for name in names:
-        if path := shutil.which(name, path=os.pathsep.join(_directories())):
+        if path := shutil.which(name):
             return path
     raise Lacking(f"there is no {names[0]}; tools/provision installs it")
 
@@ -421,7 +423,8 @@ def _require_fixture() -> Callable[[str], str]:
 
 
 def pytest_configure() -> None:
-    """A word in MOUNTCR_REQUIRE that means nothing would let a skip pass."""
+    """Refuse a word in MOUNTCR_REQUIRE that means nothing: it would let a skip pass."""
+    _extend_path()
     if unknown := _demanded() - set(PROBES):
         names = ", ".join(sorted(unknown))
         raise pytest.UsageError(f"MOUNTCR_REQUIRE: no probe {names}; there are {', '.join(PROBES)}")

@@ -392,7 +392,7 @@ def _lost(case: _Case, status: int) -> CriuError:
     how = f"exit status {status}"
     if status < 0:
         how = f"killed by signal {-status} ({signal.strsignal(-status)})"
-    first, context = log.first_error(_text(case))
+    first, context = log.first_error(_log_text(case) or _printed_text(case))
     why = first or (context[-1].strip() if context else "")
     return CriuError(
         f"CRIU {case.name} ended without an answer, {how}" + (f": {why}" if why else ""),
@@ -406,8 +406,12 @@ def _lost(case: _Case, status: int) -> CriuError:
 def _failed(case: _Case, response: rpc_pb2.Response) -> CriuError:
     """CRIU said that it failed."""
     told, _ = log.first_error(response.cr_errmsg.decode("utf-8", "backslashreplace"))
-    logged, context = log.first_error(_text(case))
-    first = logged if not told or log.is_noise(told) else told
+    first, context = log.first_error(_log_text(case))
+    if told and not log.is_noise(told):
+        first = told
+    if not context:
+        printed, context = log.first_error(_printed_text(case))
+        first = first or printed or (context[-1].strip() if context else "")
     if not first or log.is_noise(first):
         first = os.strerror(response.cr_errno) if response.cr_errno else "CRIU does not say why"
     return CriuError(
@@ -419,11 +423,15 @@ def _failed(case: _Case, response: rpc_pb2.Response) -> CriuError:
     )
 
 
-def _text(case: _Case) -> str:
-    """Give the log, or what CRIU printed if it did not come to open one."""
+def _log_text(case: _Case) -> str:
+    """Give the log, empty if CRIU did not come to open one."""
     if case.log is not None:
         with contextlib.suppress(OSError), open(paths.decode(case.log), "rb") as file:
             return file.read().decode("utf-8", "backslashreplace")
+    return ""
+
+
+def _printed_text(case: _Case) -> str:
     case.printed.seek(0)
     return case.printed.read().decode("utf-8", "backslashreplace")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mountcr import paths
-from mountcr.driver import Driver, get_driver, recognise
+from mountcr.driver import get_driver, recognise
 from mountcr.model import Mount, Stack
 from mountcr.plan.choices import STATE
 from mountcr.plan.records import Rootfs
@@ -68,15 +68,16 @@ def plan_rootfs(
     as it was, whose attributes come back.
     """
     driver = get_driver(choices.driver or stack.driver)
+    existing = _existing(stack, host)
     if choices.readonly:
-        stack = _frozen(stack)
-        steps = _mount(driver if len(stack.lowers) > 1 else get_driver("vfs"), stack, at, host)
+        steps = [_bind(existing, at)] if existing else _frozen(stack, at)
+        steps.append(Attributes(at=at, attributes=("ro",), because="asked for"))
     elif driver.name != stack.driver or choices.upper:
         upper = choices.upper or paths.join(STATE, f"{container}.{driver.name}")
         stack, preparation = driver.convert(stack, upper=upper)
         steps = [*preparation, *driver.assemble(stack, at)]
     else:
-        steps = _mount(driver, stack, at, host)
+        steps = [_bind(existing, at)] if existing else list(driver.assemble(stack, at))
     if root is not None:
         steps += _attributes(root, at)
     return Rootfs(
@@ -91,18 +92,25 @@ def plan_rootfs(
     )
 
 
-def _frozen(stack: Stack) -> Stack:
-    """Give the stack with its upper as the topmost lower: nothing can be written into it."""
-    return msgspec.structs.replace(stack, lowers=stack.directories, upper=None, work=None)
-
-
-def _mount(driver: Driver, stack: Stack, at: KPath, host: MountTree) -> list[Step]:
-    """Mount a stack where it lies; one that is mounted already is bound, never mounted twice."""
+def _existing(stack: Stack, host: MountTree) -> Mount | None:
+    """Find where the very same stack is mounted already: it must never be mounted twice."""
     for mount, other in holders(stack, host):
         if other.lowers == stack.lowers and not host.hidden(mount):
-            because = f"the same stack is mounted at {mount.mountpoint} already"
-            return [Bind(source=mount.mountpoint, at=at, because=because)]
-    return list(driver.assemble(stack, at))
+            return mount
+    return None
+
+
+def _bind(mount: Mount, at: KPath) -> Step:
+    because = f"the same stack is mounted at {mount.mountpoint} already"
+    return Bind(source=mount.mountpoint, at=at, because=because)
+
+
+def _frozen(stack: Stack, at: KPath) -> list[Step]:
+    """Mount a stack with its upper as the topmost lower: nothing can be written into it."""
+    lowers = stack.directories
+    frozen = msgspec.structs.replace(stack, lowers=lowers, upper=None, work=None)
+    driver = get_driver(stack.driver if len(lowers) > 1 else "vfs")
+    return list(driver.assemble(frozen, at))
 
 
 def _attributes(root: Mount, at: KPath) -> list[Step]:

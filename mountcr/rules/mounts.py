@@ -86,7 +86,7 @@ def _outside_peers(context: Context) -> Iterator[Found]:
     """F1."""
     if context.graph is None:
         return
-    on_host = {mount.shared for mount in context.host.mounts if mount.shared}
+    on_host = {mount.shared for mount in context.facts.host.mounts if mount.shared}
     ours = context.facts.host.namespaces.get("mnt")
     if ours and ours == context.graph.namespaces[0].id:
         return

@@ -102,9 +102,23 @@ def _content(context: Context, file: NamedFile, now: TargetFile) -> str:
     return f"SHA-256 {now.digest[:12]}…, it was {file.digest[:12]}…"
 
 
+def _private_sources(context: Context) -> Iterator[Found]:
+    """F3: a slave that CRIU restores as one, of a peer group that ends with the restore."""
+    if context.target is None or context.graph is None:
+        return
+    masters = {mount.mountpoint: mount.master for mount in context.graph.tree.mounts}
+    for external in context.externals:
+        if not external.source or not masters.get(external.mountpoint):
+            continue
+        mount = context.host.lies_on(external.source)
+        if mount and not mount.shared and not mount.master:
+            yield Found(external.mountpoint, f"master:{masters[external.mountpoint]}")
+
+
 PREDICATES: Final = {
     "M1": _layers,
     "M3": _sources,
+    "F3": _private_sources,
     "R4": _mountpoints,
     "R8": _files(_size),
     "R9": _files(_mode),

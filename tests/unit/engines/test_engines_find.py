@@ -128,6 +128,16 @@ def test_a_damaged_state_is_named(host: Host) -> None:
     assert f"{host.root()}/web is there" in (raised.value.hint or "")
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every directory")
+def test_a_root_that_may_not_be_read_is_named(host: Host) -> None:
+    """What is not found may be in a root that only its owner may read; the hint says so."""
+    host.runc("web")
+    host.root().chmod(0o300)
+    with pytest.raises(NotFoundError) as raised:
+        find("web", roots=host.roots)
+    assert raised.value.hint == f"{host.root()} may not be read; run as root"
+
+
 def test_a_pid_is_a_process(host: Host) -> None:
     """A number is a pid, with and without the name of the engine."""
     process = host.process()

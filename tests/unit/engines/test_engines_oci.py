@@ -68,7 +68,7 @@ def test_docker_state_is_of_runc(host: Host) -> None:
 
 
 def test_youki_takes_the_rootfs_from_the_bundle(host: Host) -> None:
-    """What youki does not record: the rootfs, which is in the bundle, and the start time, which stays 0."""
+    """The rootfs is in the bundle, the start time nowhere: youki records neither."""
     bundle = host.bundle()
     process = host.process()
     host.youki("web", bundle, process)

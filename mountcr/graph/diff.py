@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Equality of mount tables up to renaming: does a restored namespace look like the dumped one?
+
+Mount ids, device numbers and peer group ids are the kernel's to choose, so mounts are matched by
+their place in the tree, and devices and groups have to correspond one to one. A superblock is
+named by its class: what its mounts show of it is compared relative to what they have in common,
+so that a root which moved to another directory or driver is equal as long as its shape is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from mountcr import paths
+from mountcr.graph.tree import MountTree
+from mountcr.model import Mount, Record
+from mountcr.paths import ROOT, KPath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["Difference", "diff"]
+
+Position: TypeAlias = tuple[tuple[KPath, int], ...]
+"""Where a mount is: the mountpoints from the root down, each with its place in the stack there."""
+
+
+class Difference(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """What is not as it was at a mountpoint; `before` and `after` are empty where there is none."""
+
+    path: KPath
+    what: str
+    before: str = ""
+    after: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}: {self.before or 'none'} -> {self.after or 'none'}"
+
+
+_VOLATILE: Final = frozenset({"rw", "ro", "seclabel"})
+
+
+def diff(
+    before: Iterable[Mount],
+    after: Iterable[Mount],
+    *,
+    outside_before: Iterable[Mount] = (),
+    outside_after: Iterable[Mount] = (),
+) -> list[Difference]:
+    """
+    Give what differs, in the order of the first table; empty when they are equal.
+
+    `outside_*` are the mounts of the host at either time: a group that had members there and has
+    none now is a difference too.
+    """
+    first, second = MountTree(before), MountTree(after)
+    ours, theirs = _positions(first), _positions(second)
+    found = [
+        Difference(path=mount.mountpoint, what="mount", before=_short(mount))
+        for position, mount in ours.items()
+        if position not in theirs
+    ]
+    found += [
+        Difference(path=mount.mountpoint, what="mount", after=_short(mount))
+        for position, mount in theirs.items()
+        if position not in ours
+    ]
+    pairs = [(mount, theirs[position]) for position, mount in ours.items() if position in theirs]
+    roots = (_relative_roots(first), _relative_roots(second))
+    for one, other in pairs:
+        found += _compare(one, other, roots, is_root=one is first.root)
+    found += _correspondence("superblock", [(a.mountpoint, a.dev, b.dev) for a, b in pairs])
+    groups = [(a.mountpoint, str(a.shared or ""), str(b.shared or "")) for a, b in pairs]
+    groups += [(a.mountpoint, str(a.master or ""), str(b.master or "")) for a, b in pairs]
+    found += _correspondence("peer group", [each for each in groups if each[1] and each[2]])
+    found += _host_peers(pairs, outside_before, outside_after)
+    return found
+
+
+def _short(mount: Mount) -> str:
+    return f"{mount.fstype} {mount.root}"
+
+
+def _positions(tree: MountTree) -> dict[Position, Mount]:
+    """Give every mount by its place, parents first; mounts outside the tree are left out."""
+    found: dict[Position, Mount] = {}
+
+    def walk(mount: Mount, position: Position) -> None:
+        found[position] = mount
+        seen: Counter[KPath] = Counter()
+        for child in tree.children(mount):
+            walk(child, (*position, (child.mountpoint, seen[child.mountpoint])))
+            seen[child.mountpoint] += 1
+
+    if tree.root:
+        walk(tree.root, ())
+    return found
+
+
+def _relative_roots(tree: MountTree) -> dict[int, str]:
+    """Give each mount's root relative to what all mounts of its device have in common."""
+    by_device: dict[str, list[Mount]] = {}
+    for mount in tree.mounts:
+        by_device.setdefault(mount.dev, []).append(mount)
+    return {
+        mount.id: paths.relative_to(mount.root, base)
+        for mounts in by_device.values()
+        for base in (_common([mount.root for mount in mounts]),)
+        for mount in mounts
+    }
+
+
+def _common(roots: Sequence[KPath]) -> KPath:
+    base = roots[0]
+    while not all(paths.is_beneath(root, base) for root in roots):
+        base = paths.parent(base)
+    return base if paths.is_beneath(roots[0], base) else ROOT
+
+
+def _compare(
+    one: Mount, other: Mount, roots: tuple[dict[int, str], dict[int, str]], *, is_root: bool
+) -> Iterator[Difference]:
+    """Compare two mounts of one place; of the root only what does not depend on its driver."""
+    facts = [
+        ("root", roots[0][one.id], roots[1][other.id]),
+        ("options", _sorted(one.options), _sorted(other.options)),
+        ("shared", _is(one.shared), _is(other.shared)),
+        ("master", _is(one.master), _is(other.master)),
+        ("unbindable", _is(one.unbindable), _is(other.unbindable)),
+    ]
+    if not is_root:
+        facts += [
+            ("fstype", one.fstype, other.fstype),
+            ("source", one.source or "", other.source or ""),
+            ("super options", _super(one), _super(other)),
+        ]
+    for what, was, now in facts:
+        if was != now:
+            yield Difference(path=one.mountpoint, what=what, before=was, after=now)
+
+
+def _is(value: object) -> str:
+    return "yes" if value else ""
+
+
+def _sorted(options: str) -> str:
+    return ",".join(sorted(options.split(",")))
+
+
+def _super(mount: Mount) -> str:
+    return ",".join(sorted(set(mount.super_options.split(",")) - _VOLATILE))
+
+
+def _correspondence(what: str, pairs: Iterable[tuple[KPath, str, str]]) -> Iterator[Difference]:
+    """Hold names one to one: what was one is one, what was two is two."""
+    forward: dict[str, str] = {}
+    backward: dict[str, str] = {}
+    for path, was, now in pairs:
+        if forward.setdefault(was, now) != now or backward.setdefault(now, was) != was:
+            yield Difference(path=path, what=what, before=was, after=now)
+
+
+def _host_peers(
+    pairs: Iterable[tuple[Mount, Mount]], before: Iterable[Mount], after: Iterable[Mount]
+) -> Iterator[Difference]:
+    """Say which groups had members on the host and have none any more."""
+    had = {mount.shared for mount in before if mount.shared}
+    have = {mount.shared for mount in after if mount.shared}
+    for one, other in pairs:
+        if one.shared in had and other.shared not in have:
+            was, now = f"shared:{one.shared}", f"shared:{other.shared}"
+            yield Difference(path=one.mountpoint, what="host peers", before=was, after=now)

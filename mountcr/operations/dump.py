@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Dump: plan, CRIU, manifest.
+
+The plan is made twice: before anything is frozen, to say what would be refused, and from what
+the frozen tasks show, because until then they may have mounted and opened more.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mountcr import manifest as manifests
+from mountcr import observe, paths
+from mountcr.criu import binary
+from mountcr.criu.images import ImageSet
+from mountcr.criu.session import Notification, Session
+from mountcr.errors import PrivilegeError, RefusedError, UsageError
+from mountcr.graph.tree import MountTree
+from mountcr.manifest import Manifest
+from mountcr.model import FileKind, Record
+from mountcr.observe.named import NamedFiles
+from mountcr.plan.planner import make_plan
+
+if TYPE_CHECKING:
+    from mountcr.model import Container, Facts
+    from mountcr.paths import KPath
+    from mountcr.plan.choices import Choices
+    from mountcr.plan.files import NamedFile
+    from mountcr.plan.records import Plan
+
+__all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump", "refuse"]
+
+DUMP_SCHEMA = "mountcr/dump/1"
+
+
+class DumpSeconds(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """How long it took, in seconds; `frozen` is what the tasks missed."""
+
+    plan: float
+    frozen: float
+    total: float
+
+
+class DumpResult(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """Where the images and the manifest are."""
+
+    schema: str = DUMP_SCHEMA
+    images: KPath
+    manifest: KPath
+    seconds: DumpSeconds
+
+
+def refuse(plan: Plan, what: str) -> None:
+    """Raise RefusedError when a plan is refused, naming the first reason."""
+    if not plan.refusals:
+        return
+    first = plan.refusals[0]
+    more = f" (and {len(plan.refusals) - 1} more)" if len(plan.refusals) > 1 else ""
+    msg = f"{what} is refused: {first.rule} {first.mount}: {first.message}{more}"
+    raise RefusedError(msg, plan.refusals, hint=first.cure)
+
+
+class _Dump:
+    """One dump: the hooks share what they learn."""
+
+    def __init__(self, container: Container, choices: Choices, facts: Facts) -> None:
+        self.container = container
+        self.choices = choices
+        self.facts = facts
+        self.plan = make_plan(facts, choices)
+        self.files: NamedFiles | None = None
+        self.named: tuple[NamedFile, ...] | None = None
+        self.frozen_at = 0.0
+
+    def freeze_begins(self, _stage: Notification) -> None:
+        self.frozen_at = time.monotonic()
+
+    def look_again(self, _stage: Notification) -> list[str]:
+        """Give the externals that appeared since the plan; the tasks are frozen now."""
+        self.facts = observe.observe(self.container, host=self.facts.host)
+        late = make_plan(self.facts, self.choices)
+        refuse(late, "the dump")
+        known = set(self.plan.criu.dump_options.externals)
+        self.plan = late
+        return [each for each in late.criu.dump_options.externals if each not in known]
+
+    def hold_files(self, _stage: Notification) -> None:
+        """
+        Open what the images name; the images are complete and the tasks still frozen.
+
+        Tasks that run on would change the files, so then they are read at once.
+        """
+        tree = MountTree(self.facts.namespaces[0].mounts)
+        self.files = NamedFiles(tree, self.plan.externals)
+        images = ImageSet(self.choices.images)
+        self.files.hold(self.container.pid, images.regular_files())
+        if self.choices.leave_running:
+            self.named = self.files.digested()
+
+    def manifest(self) -> Manifest:
+        """Read the files and give the manifest."""
+        if self.named is None:
+            self.named = self.files.digested() if self.files else ()
+        options = self.plan.criu.dump_options
+        return Manifest(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            facts=self.facts,
+            rootfs=self.plan.rootfs,
+            externals=self.plan.externals,
+            inherited=self.plan.inherited,
+            cgroups=options.manage_cgroups,
+            files=self.named,
+            losses=self.plan.losses,
+            standard_streams=_standard_streams(self.facts),
+            extra=self.choices.extra,
+        )
+
+
+def _standard_streams(facts: Facts) -> tuple[str, ...]:
+    """Give the links of descriptors 0 to 2 of the root task, as runc records them."""
+    links = {
+        file.fd: os.fsdecode(paths.decode(file.shown))
+        for file in facts.tasks[0].files
+        if file.kind is FileKind.FD
+    }
+    return tuple(links.get(number, "/dev/null") for number in range(3))
+
+
+def _prepare(images: KPath) -> None:
+    """Make the images directory unless it is there; it must hold no other dump."""
+    directory = paths.decode(images)
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        msg = f"the images directory {images} cannot be made: {error.strerror}"
+        raise UsageError(msg, hint="its parent must be there and writable") from error
+    if not os.path.isdir(directory):
+        raise UsageError(f"{images} is not a directory")
+    if os.path.exists(os.path.join(directory, b"inventory.img")):
+        msg = f"{images} holds a dump already"
+        raise UsageError(msg, hint="choose another directory, or remove this one")
+
+
+def dump(container: Container, choices: Choices) -> DumpResult:
+    """
+    Dump a running container into `choices.images`, which is made if it is missing.
+
+    Raises PrivilegeError when not root, CapabilityError when CRIU does not work here,
+    RefusedError when the plan is refused (nothing was touched), CriuError when CRIU failed: the
+    tasks go on, and the directory keeps CRIU's log. Without `leave_running` the tasks have ended.
+    """
+    started = time.monotonic()
+    if os.geteuid() != 0:
+        msg = "dumping needs root: CRIU traces the tasks and reads their memory"
+        raise PrivilegeError(msg, hint="run as root; `mountcr plan` works without as far as it can")
+    criu = binary.require()
+    host = msgspec.structs.replace(observe.observe_host(), criu=criu)
+    work = _Dump(container, choices, observe.observe(container, host=host))
+    refuse(work.plan, "the dump")
+    _prepare(choices.images)
+    planned = time.monotonic()
+    try:
+        with Session(criu.command) as session:
+            session.dump(
+                work.plan.criu.dump_options,
+                {
+                    "pre-dump": work.freeze_begins,
+                    "query-ext-files": work.look_again,
+                    "post-dump": work.hold_files,
+                },
+            )
+        thawed = time.monotonic()
+        manifests.write(work.manifest(), choices.images)
+    finally:
+        if work.files:
+            work.files.close()
+    return DumpResult(
+        images=choices.images,
+        manifest=paths.join(choices.images, manifests.MANIFEST),
+        seconds=DumpSeconds(
+            plan=round(planned - started, 4),
+            frozen=round(thawed - work.frozen_at, 4),
+            total=round(time.monotonic() - started, 4),
+        ),
+    )

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a restored container gets for descriptors that led out of it.
+
+Standard streams go where the user says; any other file is opened again by the path it had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from mountcr.errors import RefusedError, UsageError
+from mountcr.paths import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mountcr.plan.records import Inherited
+
+__all__ = ["opened"]
+
+_STANDARD = 3
+_REOPENED = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DIRECTORY
+
+
+@contextlib.contextmanager
+def opened(descriptors: Iterable[Inherited], stdio: str) -> Iterator[dict[int, int]]:
+    """
+    Open what the descriptors become; give number in the container to descriptor of ours.
+
+    `stdio` is `null`, `inherit` (our own standard streams) or the path of a file, which is
+    appended to. Everything is closed at the end. Raises UsageError for a file that cannot be
+    opened, RefusedError for a descriptor that nothing can stand in for.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[int, int] = {}
+        for each in descriptors:
+            if each.fd < _STANDARD:
+                found[each.fd] = _standard(each.fd, stdio, stack)
+            else:
+                found[each.fd] = _reopen(each, stack)
+        yield found
+
+
+def _standard(number: int, stdio: str, stack: contextlib.ExitStack) -> int:
+    if stdio == "inherit":
+        return number
+    path, flags = ("/dev/null", os.O_RDWR)
+    if stdio != "null" and number:
+        path, flags = (stdio, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        msg = f"--stdio {path}: {error.strerror}"
+        raise UsageError(msg, hint="give null, inherit or a file that can be written") from error
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _reopen(each: Inherited, stack: contextlib.ExitStack) -> int:
+    """Open a file of the host again by the path it was shown under."""
+    flags = (each.flags & _REOPENED) | os.O_CLOEXEC
+    try:
+        if not each.shown.startswith("/"):
+            raise FileNotFoundError(2, "it has no path", each.shown)
+        fd = os.open(decode(each.shown), flags)
+    except OSError as error:
+        msg = f"descriptor {each.fd} ({each.shown}) cannot be given back: {error.strerror}"
+        raise RefusedError(
+            msg, hint="it led out of the container; close it before the dump"
+        ) from error
+    stack.callback(os.close, fd)
+    return fd
