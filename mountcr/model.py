@@ -301,7 +301,7 @@ class Target(Record, frozen=True, kw_only=True):
     files: tuple[TargetFile, ...] = ()
 
 
-class Facts(Record, frozen=True, kw_only=True):
+class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     """All that was observed of one container and its host; the input of every plan."""
 
     schema: str = FACTS_SCHEMA

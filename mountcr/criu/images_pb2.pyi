@@ -244,3 +244,17 @@ class CgroupEntry(_message.Message):
     sets: _containers.RepeatedCompositeFieldContainer[CgroupSet]
     controllers: _containers.RepeatedCompositeFieldContainer[CgroupController]
     def __init__(self, sets: _Optional[_Iterable[_Union[CgroupSet, _Mapping]]] = ..., controllers: _Optional[_Iterable[_Union[CgroupController, _Mapping]]] = ...) -> None: ...
+
+class DumpStatistics(_message.Message):
+    __slots__ = ("freezing_time", "frozen_time")
+    FREEZING_TIME_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_TIME_FIELD_NUMBER: _ClassVar[int]
+    freezing_time: int
+    frozen_time: int
+    def __init__(self, freezing_time: _Optional[int] = ..., frozen_time: _Optional[int] = ...) -> None: ...
+
+class Statistics(_message.Message):
+    __slots__ = ("dump",)
+    DUMP_FIELD_NUMBER: _ClassVar[int]
+    dump: DumpStatistics
+    def __init__(self, dump: _Optional[_Union[DumpStatistics, _Mapping]] = ...) -> None: ...

@@ -67,7 +67,7 @@ class InheritFd(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., fd: _Optional[int] = ...) -> None: ...
 
 class Options(_message.Message):
-    __slots__ = ("images_dir_fd", "pid", "leave_running", "ext_unix_sk", "tcp_established", "evasive_devices", "shell_job", "file_locks", "log_level", "log_file", "notify_scripts", "root", "work_dir_fd", "link_remap", "manage_cgroups", "cgroup_roots", "inherit_fds", "skip_mnt", "enable_fs", "manage_cgroups_mode", "ghost_limit", "external", "orphan_pts_master", "config_file", "mntns_compat_mode")
+    __slots__ = ("images_dir_fd", "pid", "leave_running", "ext_unix_sk", "tcp_established", "evasive_devices", "shell_job", "file_locks", "log_level", "log_file", "notify_scripts", "root", "work_dir_fd", "link_remap", "cgroup_roots", "inherit_fds", "skip_mnt", "enable_fs", "manage_cgroups_mode", "ghost_limit", "external", "orphan_pts_master", "config_file", "mntns_compat_mode")
     IMAGES_DIR_FD_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     LEAVE_RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -82,7 +82,6 @@ class Options(_message.Message):
     ROOT_FIELD_NUMBER: _ClassVar[int]
     WORK_DIR_FD_FIELD_NUMBER: _ClassVar[int]
     LINK_REMAP_FIELD_NUMBER: _ClassVar[int]
-    MANAGE_CGROUPS_FIELD_NUMBER: _ClassVar[int]
     CGROUP_ROOTS_FIELD_NUMBER: _ClassVar[int]
     INHERIT_FDS_FIELD_NUMBER: _ClassVar[int]
     SKIP_MNT_FIELD_NUMBER: _ClassVar[int]
@@ -107,7 +106,6 @@ class Options(_message.Message):
     root: bytes
     work_dir_fd: int
     link_remap: bool
-    manage_cgroups: bool
     cgroup_roots: _containers.RepeatedCompositeFieldContainer[CgroupRoot]
     inherit_fds: _containers.RepeatedCompositeFieldContainer[InheritFd]
     skip_mnt: _containers.RepeatedScalarFieldContainer[bytes]
@@ -118,27 +116,17 @@ class Options(_message.Message):
     orphan_pts_master: bool
     config_file: bytes
     mntns_compat_mode: bool
-    def __init__(self, images_dir_fd: _Optional[int] = ..., pid: _Optional[int] = ..., leave_running: bool = ..., ext_unix_sk: bool = ..., tcp_established: bool = ..., evasive_devices: bool = ..., shell_job: bool = ..., file_locks: bool = ..., log_level: _Optional[int] = ..., log_file: _Optional[bytes] = ..., notify_scripts: bool = ..., root: _Optional[bytes] = ..., work_dir_fd: _Optional[int] = ..., link_remap: bool = ..., manage_cgroups: bool = ..., cgroup_roots: _Optional[_Iterable[_Union[CgroupRoot, _Mapping]]] = ..., inherit_fds: _Optional[_Iterable[_Union[InheritFd, _Mapping]]] = ..., skip_mnt: _Optional[_Iterable[bytes]] = ..., enable_fs: _Optional[_Iterable[bytes]] = ..., manage_cgroups_mode: _Optional[_Union[CgroupMode, str]] = ..., ghost_limit: _Optional[int] = ..., external: _Optional[_Iterable[bytes]] = ..., orphan_pts_master: bool = ..., config_file: _Optional[bytes] = ..., mntns_compat_mode: bool = ...) -> None: ...
+    def __init__(self, images_dir_fd: _Optional[int] = ..., pid: _Optional[int] = ..., leave_running: bool = ..., ext_unix_sk: bool = ..., tcp_established: bool = ..., evasive_devices: bool = ..., shell_job: bool = ..., file_locks: bool = ..., log_level: _Optional[int] = ..., log_file: _Optional[bytes] = ..., notify_scripts: bool = ..., root: _Optional[bytes] = ..., work_dir_fd: _Optional[int] = ..., link_remap: bool = ..., cgroup_roots: _Optional[_Iterable[_Union[CgroupRoot, _Mapping]]] = ..., inherit_fds: _Optional[_Iterable[_Union[InheritFd, _Mapping]]] = ..., skip_mnt: _Optional[_Iterable[bytes]] = ..., enable_fs: _Optional[_Iterable[bytes]] = ..., manage_cgroups_mode: _Optional[_Union[CgroupMode, str]] = ..., ghost_limit: _Optional[int] = ..., external: _Optional[_Iterable[bytes]] = ..., orphan_pts_master: bool = ..., config_file: _Optional[bytes] = ..., mntns_compat_mode: bool = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("type", "options", "notify_success", "keep_open", "pid")
+    __slots__ = ("type", "options", "notify_success")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     NOTIFY_SUCCESS_FIELD_NUMBER: _ClassVar[int]
-    KEEP_OPEN_FIELD_NUMBER: _ClassVar[int]
-    PID_FIELD_NUMBER: _ClassVar[int]
     type: RequestType
     options: Options
     notify_success: bool
-    keep_open: bool
-    pid: int
-    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., notify_success: bool = ..., keep_open: bool = ..., pid: _Optional[int] = ...) -> None: ...
-
-class DumpResult(_message.Message):
-    __slots__ = ("restored",)
-    RESTORED_FIELD_NUMBER: _ClassVar[int]
-    restored: bool
-    def __init__(self, restored: bool = ...) -> None: ...
+    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., notify_success: bool = ...) -> None: ...
 
 class RestoreResult(_message.Message):
     __slots__ = ("pid",)
@@ -155,39 +143,29 @@ class Stage(_message.Message):
     def __init__(self, script: _Optional[bytes] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("major_number", "minor_number", "gitid", "sublevel", "extra", "name")
+    __slots__ = ("major_number", "minor_number", "sublevel")
     MAJOR_NUMBER_FIELD_NUMBER: _ClassVar[int]
     MINOR_NUMBER_FIELD_NUMBER: _ClassVar[int]
-    GITID_FIELD_NUMBER: _ClassVar[int]
     SUBLEVEL_FIELD_NUMBER: _ClassVar[int]
-    EXTRA_FIELD_NUMBER: _ClassVar[int]
-    NAME_FIELD_NUMBER: _ClassVar[int]
     major_number: int
     minor_number: int
-    gitid: bytes
     sublevel: int
-    extra: int
-    name: bytes
-    def __init__(self, major_number: _Optional[int] = ..., minor_number: _Optional[int] = ..., gitid: _Optional[bytes] = ..., sublevel: _Optional[int] = ..., extra: _Optional[int] = ..., name: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, major_number: _Optional[int] = ..., minor_number: _Optional[int] = ..., sublevel: _Optional[int] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("type", "success", "dump", "restore", "notify", "cr_errno", "cr_errmsg", "version", "status")
+    __slots__ = ("type", "success", "restore", "notify", "cr_errno", "cr_errmsg", "version")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
-    DUMP_FIELD_NUMBER: _ClassVar[int]
     RESTORE_FIELD_NUMBER: _ClassVar[int]
     NOTIFY_FIELD_NUMBER: _ClassVar[int]
     CR_ERRNO_FIELD_NUMBER: _ClassVar[int]
     CR_ERRMSG_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    STATUS_FIELD_NUMBER: _ClassVar[int]
     type: RequestType
     success: bool
-    dump: DumpResult
     restore: RestoreResult
     notify: Stage
     cr_errno: int
     cr_errmsg: bytes
     version: Version
-    status: int
-    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., success: bool = ..., dump: _Optional[_Union[DumpResult, _Mapping]] = ..., restore: _Optional[_Union[RestoreResult, _Mapping]] = ..., notify: _Optional[_Union[Stage, _Mapping]] = ..., cr_errno: _Optional[int] = ..., cr_errmsg: _Optional[bytes] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., status: _Optional[int] = ...) -> None: ...
+    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., success: bool = ..., restore: _Optional[_Union[RestoreResult, _Mapping]] = ..., notify: _Optional[_Union[Stage, _Mapping]] = ..., cr_errno: _Optional[int] = ..., cr_errmsg: _Optional[bytes] = ..., version: _Optional[_Union[Version, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The command line: words in, documents on standard output, talk on standard error.
+
+Exit statuses: 0 done; 1 failed and rolled back; 2 usage or ambiguous; 3 not found; 4 refused by
+the plan; 5 verification found differences; 6 this kernel, CRIU or driver cannot; 7 privilege;
+8 failed and something was left behind, which is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from mountcr import __version__
+from mountcr.cli import commands
+from mountcr.errors import MountcrError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+__all__ = ["build_parser", "main"]
+
+_INTERRUPTED: Final = 130
+
+_EPILOG: Final = """\
+REF is an id, a unique prefix, a name, engine:ref, a pid, or the path of an OCI bundle.
+FACTS is a file that `mountcr facts` wrote; DIR is an images directory of `mountcr dump`.
+
+exit status: 0 done; 1 failed and rolled back; 2 usage or ambiguous; 3 not found; 4 refused by
+the plan; 5 verification found differences; 6 this kernel, CRIU or driver cannot; 7 privilege;
+8 failed and something was left behind"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(message, f"see `{self.prog} --help`")
+        raise SystemExit(2)
+
+
+def complain(message: str, hint: str | None = None) -> None:
+    """Say what went wrong on standard error: one line, and a hint."""
+    print(f"mountcr: {_one_line(message)}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {_one_line(hint)}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Give the parser with every command."""
+    parser = _Parser(
+        prog="mountcr",
+        description="Where a container's files come from, and how to put them back.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mountcr {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.configure(subparsers)
+    return parser
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """Unwind on SIGTERM as on Ctrl-C, so that everything is undone."""
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit status. Never raises, but for SystemExit of the parser."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    own, criu_options = _split(arguments)
+    parsed = build_parser().parse_args(own)
+    parsed.criu_options = criu_options
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(parsed)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Take what follows `--` for CRIU's options."""
+    if "--" not in arguments:
+        return arguments, ()
+    position = arguments.index("--")
+    return arguments[:position], tuple(arguments[position + 1 :])
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    try:
+        if parsed.criu_options and not getattr(parsed, "takes_criu_options", False):
+            complain("this command takes no options for CRIU", "leave out what follows --")
+            return 2
+        status: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except MountcrError as error:
+        complain(error.message, error.hint)
+        return error.exit_status
+    except BrokenPipeError:
+        # whoever read our output has enough; Python must not complain about it again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        return 7 if isinstance(error, PermissionError) else 1
+    except KeyboardInterrupt:
+        complain("interrupted; what was done is undone")
+        return _INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # a defect; people get one line all the same
+        if os.environ.get("MOUNTCR_DEBUG"):
+            raise
+        complain(
+            f"internal error: {type(error).__name__}: {error}",
+            "this is a defect; MOUNTCR_DEBUG=1 shows where, please report it",
+        )
+        return 1
+    else:
+        return status

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The commands and their options. Nothing here does anything: each names the function that does.
+
+The modules behind the commands are imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    Subparsers = Any  # argparse keeps the type of what add_subparsers() gives to itself
+
+__all__ = ["configure"]
+
+_MODES = ("none", "props", "soft", "full", "strict", "ignore")
+
+
+def _later(name: str) -> Callable[[argparse.Namespace], int]:
+    """Give a function that imports `mountcr.cli.NAME` and calls its `run`."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        status: int = importlib.import_module(f"mountcr.cli.{name}").run(arguments)
+        return status
+
+    return run
+
+
+def _add(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    parser.set_defaults(run=_later(name))
+    parser.add_argument("--json", action="store_true", help="print the document as JSON")
+    return parser
+
+
+def _reference(parser: argparse.ArgumentParser, name: str = "reference", **more: Any) -> None:
+    parser.add_argument(name, **({"metavar": "REF"} | more))
+    parser.add_argument(
+        "--runtime-root",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a state directory of runc, crun or youki to look in first (also: "
+        "$MOUNTCR_RUNTIME_ROOT)",
+    )
+
+
+def _rootfs_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--driver", metavar="D", help="the storage driver of the root: overlay, vfs"
+    )
+    parser.add_argument("--upper", metavar="DIR", help="a new directory for the writable layer")
+
+
+def _binds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bind",
+        action="append",
+        default=[],
+        metavar="DST=SRC",
+        help="where an external mount comes from on this host",
+    )
+
+
+def _cgroups(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--manage-cgroups-mode",
+        choices=_MODES,
+        metavar="MODE",
+        help=f"what CRIU does with control groups: {', '.join(_MODES)}; the plan says the default",
+    )
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+
+
+def _plan(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "plan", "say what a dump and a restore would do, and change nothing")
+    _reference(parser, metavar="REF|FACTS|DIR")
+    parser.add_argument(
+        "--for", dest="purpose", choices=("dump", "restore"), default="dump", help="default: dump"
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="say the fact behind every choice, and what is cured"
+    )
+    _rootfs_options(parser)
+    _binds(parser)
+    _cgroups(parser)
+
+
+def _graph(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "graph", "show the mounts of a container and how they hang together")
+    _reference(parser, metavar="REF|FACTS|DIR")
+    parser.add_argument("--format", choices=("tree", "json"), default="tree", help="default: tree")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of stdout")
+
+
+def _facts(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "facts", "print all that can be observed of a container, as JSON")
+    _reference(parser, metavar="REF|FACTS|DIR")
+
+
+def _dump(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "dump", "plan, then have CRIU dump a container")
+    _reference(parser)
+    parser.add_argument("--images", metavar="DIR", required=True, help="where the images go")
+    parser.add_argument("--leave-running", action="store_true", help="let the container go on")
+    _cgroups(parser)
+    _dry_run(parser)
+    parser.set_defaults(takes_criu_options=True)
+
+
+def _rebuild(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "rebuild", "mount the root file system of a container")
+    _reference(parser, metavar="DIR|REF")
+    parser.add_argument("--at", metavar="DIR", required=True, help="where it is mounted")
+    parser.add_argument("--ro", action="store_true", help="read-only: no layer is written into")
+    _rootfs_options(parser)
+    _dry_run(parser)
+
+
+def _umount(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "umount", "undo a rebuild; what was written stays in its layer")
+    parser.add_argument("at", metavar="DIR")
+
+
+def _restore(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "restore", "verify, rebuild, have CRIU restore, compare the mounts")
+    parser.add_argument("images", metavar="DIR")
+    _rootfs_options(parser)
+    _binds(parser)
+    parser.add_argument("--root", metavar="DIR", help="mount the root there on the host too")
+    parser.add_argument(
+        "--via", choices=("criu", "runtime"), default="criu", help="who restores; default: criu"
+    )
+    parser.add_argument(
+        "--stdio",
+        default="null",
+        metavar="null|inherit|FILE",
+        help="what becomes of standard streams that led to a runtime; default: null",
+    )
+    parser.add_argument(
+        "--allow-changed",
+        action="store_true",
+        help="restore although the content of open or mapped files has changed",
+    )
+    _cgroups(parser)
+    parser.add_argument("--cgroup-root", metavar="PATH", help="put the control groups below PATH")
+    _dry_run(parser)
+    parser.set_defaults(takes_criu_options=True)
+
+
+def _doctor(subparsers: Subparsers) -> None:
+    _add(subparsers, "doctor", "probe what this kernel, CRIU and libmount can do")
+
+
+def _demo(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "demo", "dump, take apart, rebuild and restore a small container")
+    parser.add_argument(
+        "--driver", choices=("overlay", "vfs"), default="overlay", help="default: overlay"
+    )
+
+
+def _schema(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "schema", "print the JSON Schema of a document")
+    parser.add_argument("document", metavar="DOCUMENT", help="plan, facts, graph, manifest, …")
+
+
+def configure(subparsers: Subparsers) -> None:
+    """Add every command."""
+    for add in (
+        _plan,
+        _graph,
+        _facts,
+        _dump,
+        _rebuild,
+        _umount,
+        _restore,
+        _doctor,
+        _demo,
+        _schema,
+    ):
+        add(subparsers)

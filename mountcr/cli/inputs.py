@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the words of a command line mean: references, facts files, images, binds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mountcr import manifest as manifests
+from mountcr.criu.options import CgroupMode
+from mountcr.engines import Roots, find
+from mountcr.errors import DocumentError, UsageError
+from mountcr.model import FACTS_SCHEMA, Facts
+from mountcr.observe import observe
+from mountcr.paths import KPath, encode
+from mountcr.plan.choices import Choices
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mountcr.model import Container
+
+__all__ = ["absolute", "choices_of", "container_of", "facts_of", "is_images", "read_facts"]
+
+
+def absolute(path: str) -> KPath:
+    """Give a path of the command line as an absolute one, without following links."""
+    return encode(os.path.abspath(path))
+
+
+def is_images(path: str) -> bool:
+    """Tell whether a word names a directory that a dump was written into."""
+    return os.path.exists(os.path.join(path, manifests.MANIFEST))
+
+
+def container_of(arguments: argparse.Namespace) -> Container:
+    """Find the container that a command is about."""
+    return find(arguments.reference, roots=Roots.of_host(arguments.runtime_root))
+
+
+def facts_of(arguments: argparse.Namespace) -> Facts:
+    """Give facts: from a file that holds some, from images, or by observing a container."""
+    reference: str = arguments.reference
+    if os.path.isfile(reference):
+        return read_facts(reference)
+    if is_images(reference):
+        return manifests.read(absolute(reference)).facts
+    return observe(container_of(arguments))
+
+
+class _Header(msgspec.Struct):
+    schema: str = ""
+
+
+def read_facts(path: str) -> Facts:
+    """Read a facts file. Raises DocumentError naming the file and what is wrong in it."""
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        schema = msgspec.json.decode(text, type=_Header).schema
+        if schema != FACTS_SCHEMA:
+            msg = f"{path} is no facts file of this version: schema {schema!r}, not {FACTS_SCHEMA}"
+            raise DocumentError(msg, hint="write it with `mountcr facts REF` of this version")
+        return msgspec.json.decode(text, type=Facts)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"{path} is no facts file: {error}"
+        raise DocumentError(msg, hint="write one with `mountcr facts REF`") from None
+
+
+def choices_of(arguments: argparse.Namespace) -> Choices:
+    """Gather what the user chose; options that a command does not have count as not given."""
+    given = vars(arguments)
+    upper, mode = given.get("upper"), given.get("manage_cgroups_mode")
+    root_at, images = given.get("root"), given.get("images")
+    group = given.get("cgroup_root")
+    defaults = Choices()
+    return Choices(
+        images=absolute(images) if images else defaults.images,
+        driver=given.get("driver"),
+        upper=absolute(upper) if upper else None,
+        readonly=bool(given.get("ro")),
+        binds=dict(map(_bind, given.get("bind", ()))),
+        root_at=absolute(root_at) if root_at else None,
+        cgroups=CgroupMode(mode) if mode else None,
+        cgroup_root=encode(group) if group else None,
+        leave_running=bool(given.get("leave_running")),
+        allow_changed=bool(given.get("allow_changed")),
+        extra=arguments.criu_options,
+    )
+
+
+def _bind(word: str) -> tuple[KPath, KPath]:
+    destination, equals, source = word.partition("=")
+    if not equals or not source or not destination.startswith("/"):
+        msg = f"--bind {word}: not DST=SRC with an absolute DST"
+        raise UsageError(msg, hint="--bind /etc/hosts=/srv/hosts")
+    return encode(os.path.normpath(destination)), absolute(source)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mountcr schema`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mountcr.cli.output import print_document
+from mountcr.errors import NotFoundError
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["documents", "run"]
+
+
+def documents() -> dict[str, type[msgspec.Struct]]:
+    """Give the type of every document by its name."""
+    from mountcr.cli.doctor import DoctorDocument
+    from mountcr.manifest import Manifest
+    from mountcr.model import Facts
+    from mountcr.operations.dump import DumpResult
+    from mountcr.operations.rebuild import RebuildResult
+    from mountcr.operations.restore import RestoreResult
+    from mountcr.plan.records import Plan
+    from mountcr.render.graph import GraphDocument
+
+    return {
+        "doctor": DoctorDocument,
+        "dump": DumpResult,
+        "facts": Facts,
+        "graph": GraphDocument,
+        "manifest": Manifest,
+        "plan": Plan,
+        "rebuild": RebuildResult,
+        "restore": RestoreResult,
+    }
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a schema."""
+    known = documents()
+    if arguments.document not in known:
+        msg = f"no document is called {arguments.document!r}"
+        raise NotFoundError(msg, hint=f"documents: {', '.join(sorted(known))}")
+    print_document(msgspec.json.schema(known[arguments.document]))
+    return 0

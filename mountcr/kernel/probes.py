@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this kernel does, found by calling: no version is compared anywhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+from mountcr.errors import MountcrError
+from mountcr.kernel import syscalls
+from mountcr.kernel.overlay import mount_overlay
+from mountcr.kernel.private import in_private_namespace
+from mountcr.model import Capabilities
+from mountcr.overlayopts import OverlayOptions
+from mountcr.paths import KPath, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["probe"]
+
+
+def _answers(call: Callable[[], object]) -> bool:
+    """Tell whether a call with senseless arguments is known: any answer but ENOSYS."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    return True
+
+
+_CALLS: Final[dict[str, Callable[[], object]]] = {
+    "open_tree": lambda: syscalls.open_tree(-1, b"", 0),
+    "move_mount": lambda: syscalls.move_mount(-1, b"", -1, b"", 0),
+    "mount_setattr": lambda: syscalls.mount_setattr(-1, b"", 0, 0, 0, 0),
+    "openat2": lambda: syscalls.openat2(-1, b"", 0, 0, 0),
+    "statmount": lambda: syscalls.statmount(0, 0),
+    "listmount": lambda: syscalls.listmount(0),
+}
+
+
+def _fsopen() -> bool:
+    """Tell whether the mount API opens overlay, as root does."""
+    try:
+        os.close(syscalls.fsopen(b"overlay", syscalls.FSOPEN_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _layers_by_fd() -> bool:
+    """Tell whether overlay takes layers as descriptors (Linux 6.13)."""
+    try:
+        context = syscalls.fsopen(b"overlay", syscalls.FSOPEN_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        layer = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syscalls.fsconfig_fd(context, b"lowerdir+", layer)
+        finally:
+            os.close(layer)
+    except OSError:
+        return False
+    finally:
+        os.close(context)
+    return True
+
+
+def _overlay() -> bool:
+    """Tell whether an overlay of two layers with an upper can be mounted in a private namespace."""
+    with tempfile.TemporaryDirectory(prefix="mountcr-probe-") as scratch:
+        try:
+            in_private_namespace(lambda: _try_overlay(scratch))
+        except (OSError, MountcrError):
+            return False
+    return True
+
+
+def _try_overlay(scratch: str) -> None:
+    # on a tmpfs of its own: the scratch directory may lie on an overlay, which cannot be an upper
+    base = encode(scratch)
+    syscalls.mount(b"tmpfs", os.fsencode(scratch), b"tmpfs", 0, b"size=64k")
+    names = ("a", "b", "upper", "work", "merged")
+    for name in names:
+        os.mkdir(f"{scratch}/{name}")
+    a, b, upper, work, merged = (KPath(f"{base}/{name}") for name in names)
+    mount_overlay(merged, OverlayOptions(lowers=(a, b), upper=upper, work=work))
+
+
+def probe() -> Capabilities:
+    """Ask the kernel; nothing is left behind. Without CAP_SYS_ADMIN what mounts is False."""
+    features = {name: _answers(call) for name, call in _CALLS.items()}
+    features["fsopen overlay"] = _fsopen()
+    features["overlay layers by descriptor"] = _layers_by_fd()
+    features["overlay"] = _overlay()
+    return Capabilities(kernel=os.uname().release, features=features)
