@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Mount the root file system, or say how."""
     choices = choices_of(arguments)
     at = absolute(arguments.at)
-    rootfs = plan_rebuild(make_plan(facts_of(arguments), choices), at, choices)
+    rootfs = plan_rebuild(make_plan(facts_of(arguments), choices), at)
     if arguments.dry_run:
         with applied(rootfs.steps, Recorder()):
             steps = tuple(step.describe() for step in rootfs.steps)

@@ -3,9 +3,10 @@
 Equality of mount tables up to renaming: does a restored namespace look like the dumped one?
 
 Mount ids, device numbers and peer group ids are the kernel's to choose, so mounts are matched by
-their place in the tree, and devices and groups have to correspond one to one. A superblock is
-named by its class: what its mounts show of it is compared relative to what they have in common,
-so that a root which moved to another directory or driver is equal as long as its shape is.
+their place in the tree, and devices and groups have to correspond one to one. What mounts show of a
+superblock is compared relative to what they have in common. The root mount and what is carved
+out of it are a class of their own, so that a root that came back on another driver or directory,
+even on the device that a volume is on, is equal as long as its shape is.
 """
 
 from __future__ import annotations
@@ -68,10 +69,11 @@ def diff(
         if position not in ours
     ]
     pairs = [(mount, theirs[position]) for position, mount in ours.items() if position in theirs]
-    roots = (_relative_roots(first), _relative_roots(second))
+    classes = (_Classes(first), _Classes(second))
     for one, other in pairs:
-        found += _compare(one, other, roots, is_root=one is first.root)
-    found += _correspondence("superblock", [(a.mountpoint, a.dev, b.dev) for a, b in pairs])
+        found += _compare(one, other, classes)
+    named = [(a.mountpoint, classes[0].name(a), classes[1].name(b)) for a, b in pairs]
+    found += _correspondence("superblock", named)
     groups = [(a.mountpoint, str(a.shared or ""), str(b.shared or "")) for a, b in pairs]
     groups += [(a.mountpoint, str(a.master or ""), str(b.master or "")) for a, b in pairs]
     found += _correspondence("peer group", [each for each in groups if each[1] and each[2]])
@@ -99,17 +101,26 @@ def _positions(tree: MountTree) -> dict[Position, Mount]:
     return found
 
 
-def _relative_roots(tree: MountTree) -> dict[int, str]:
-    """Give each mount's root relative to what all mounts of its device have in common."""
-    by_device: dict[str, list[Mount]] = {}
-    for mount in tree.mounts:
-        by_device.setdefault(mount.dev, []).append(mount)
-    return {
-        mount.id: paths.relative_to(mount.root, base)
-        for mounts in by_device.values()
-        for base in (_common([mount.root for mount in mounts]),)
-        for mount in mounts
-    }
+class _Classes:
+    """The classes of mounts that show one superblock: by device, the root's carvings apart."""
+
+    def __init__(self, tree: MountTree) -> None:
+        self._root = tree.root
+        members: dict[str, list[KPath]] = {}
+        for mount in tree.mounts:
+            members.setdefault(self.name(mount), []).append(mount.root)
+        self._bases = {name: _common(roots) for name, roots in members.items()}
+
+    def name(self, mount: Mount) -> str:
+        """Name the class of a mount."""
+        root = self._root
+        if root and mount.dev == root.dev and paths.is_beneath(mount.root, root.root):
+            return "root"
+        return mount.dev
+
+    def shown(self, mount: Mount) -> str:
+        """Give what a mount shows, relative to what its class has in common."""
+        return paths.relative_to(mount.root, self._bases[self.name(mount)])
 
 
 def _common(roots: Sequence[KPath]) -> KPath:
@@ -119,18 +130,16 @@ def _common(roots: Sequence[KPath]) -> KPath:
     return base if paths.is_beneath(roots[0], base) else ROOT
 
 
-def _compare(
-    one: Mount, other: Mount, roots: tuple[dict[int, str], dict[int, str]], *, is_root: bool
-) -> Iterator[Difference]:
+def _compare(one: Mount, other: Mount, classes: tuple[_Classes, _Classes]) -> Iterator[Difference]:
     """Compare two mounts of one place; of the root only what does not depend on its driver."""
     facts = [
-        ("root", roots[0][one.id], roots[1][other.id]),
+        ("root", classes[0].shown(one), classes[1].shown(other)),
         ("options", _sorted(one.options), _sorted(other.options)),
         ("shared", _is(one.shared), _is(other.shared)),
         ("master", _is(one.master), _is(other.master)),
         ("unbindable", _is(one.unbindable), _is(other.unbindable)),
     ]
-    if not is_root:
+    if classes[0].name(one) != "root":
         facts += [
             ("fstype", one.fstype, other.fstype),
             ("source", one.source or "", other.source or ""),

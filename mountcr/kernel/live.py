@@ -171,7 +171,7 @@ def _copy_merged(options: OverlayOptions, into: KPath) -> None:
 
 
 def _copy(source: bytes, into: bytes) -> None:
-    command = [b"cp", b"-a", b"--reflink=auto", b"--", source + b"/.", into]
+    command = [b"cp", b"-a", b"--reflink=auto", b"-T", b"--", source, into]
     done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
     if done.returncode:
         complaint = os.fsdecode(done.stderr).strip().partition("\n")[0]

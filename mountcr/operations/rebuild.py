@@ -25,8 +25,8 @@ from mountcr.model import Record
 from mountcr.observe import mountinfo
 from mountcr.operations.dump import refuse
 from mountcr.paths import KPath, decode
-from mountcr.plan.choices import RESTORE_ROOT, Choices
-from mountcr.plan.rootfs import plan_rootfs
+from mountcr.plan.choices import RESTORE_ROOT
+from mountcr.plan.rootfs import holders, plan_rootfs
 from mountcr.plan.steps import Attributes, Bind, Overlay, Propagation
 
 if TYPE_CHECKING:
@@ -49,24 +49,23 @@ class RebuildResult(Record, frozen=True, kw_only=True, omit_defaults=False):
     steps: tuple[str, ...]
 
 
-def plan_rebuild(plan: Plan, at: KPath, choices: Choices | None = None) -> Rootfs:
+def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
     """
-    Give the root file system of a plan with steps that mount it at `at` on this host.
+    Give the root file system of a plan with steps that mount it at `at`, on this host as it is.
 
-    Raises RefusedError when the plan knows no layers.
+    What is mounted now decides whether the stack is mounted or what is there is bound. Raises
+    RefusedError when the plan knows no layers, or when the writable layer is in use elsewhere.
     """
     if plan.rootfs is None:
         refuse(plan, "the rebuild")
         raise RefusedError("the plan knows of no root file system", plan.findings)
     host = MountTree(mountinfo.read())
-    return plan_rootfs(
-        plan.rootfs.stack,
-        at,
-        host,
-        choices or Choices(),
-        container=plan.container.id,
-        root=None,
-    )
+    origin = plan.rootfs.origin
+    for mount, other in holders(origin, host):
+        if other.lowers != origin.lowers and not plan.choices.upper:
+            msg = f"upper {origin.upper} is mounted at {mount.mountpoint} with other layers"
+            raise RefusedError(msg, hint="unmount it there, or write into a copy: --upper DIR")
+    return plan_rootfs(origin, at, host, plan.choices, container=plan.container.id, root=None)
 
 
 def rebuild(

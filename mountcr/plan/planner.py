@@ -91,6 +91,7 @@ def make_plan(
             name=facts.container.name,
             pid=facts.container.pid,
         ),
+        choices=choices,
         rootfs=rootfs,
         externals=externals,
         inherited=descriptors,

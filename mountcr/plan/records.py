@@ -10,6 +10,7 @@ from enum import StrEnum
 from mountcr.criu.options import CriuOptions
 from mountcr.model import Finding, InodeType, Record, Severity, Stack
 from mountcr.paths import KPath
+from mountcr.plan.choices import Choices
 from mountcr.plan.steps import Step
 
 __all__ = [
@@ -78,9 +79,14 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Rootfs(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """What the root file system is made of, layers top first, and the steps that put it back."""
+    """
+    What the root file system will be made of, layers top first, and the steps that put it back.
+
+    `origin` is what it was made of; they differ when it is converted.
+    """
 
     driver: str
+    origin: Stack
     layers: tuple[KPath, ...] = ()
     data: tuple[KPath, ...] = ()
     upper: KPath | None = None
@@ -88,19 +94,6 @@ class Rootfs(Record, frozen=True, kw_only=True, omit_defaults=False):
     options: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     provenance: tuple[str, ...] = ()
-
-    @property
-    def stack(self) -> Stack:
-        """The same as a stack."""
-        return Stack(
-            driver=self.driver,
-            lowers=self.layers,
-            data=self.data,
-            upper=self.upper,
-            work=self.work,
-            options=self.options,
-            provenance=self.provenance,
-        )
 
 
 class Reason(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -134,6 +127,7 @@ class Plan(Record, frozen=True, kw_only=True, omit_defaults=False):
     schema: str = PLAN_SCHEMA
     verdict: Verdict
     container: ContainerSummary
+    choices: Choices
     rootfs: Rootfs | None = None
     externals: tuple[External, ...] = ()
     inherited: tuple[Inherited, ...] = ()

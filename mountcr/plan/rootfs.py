@@ -67,6 +67,7 @@ def plan_rootfs(
     for; then its changes are taken over and the original is left alone. `root` is the root mount
     as it was, whose attributes come back.
     """
+    origin = stack
     driver = get_driver(choices.driver or stack.driver)
     existing = _existing(stack, host)
     if choices.readonly:
@@ -82,6 +83,7 @@ def plan_rootfs(
         steps += _attributes(root, at)
     return Rootfs(
         driver=stack.driver,
+        origin=origin,
         layers=stack.lowers,
         data=stack.data,
         upper=stack.upper,
