@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mountcr.graph.tree import MountTree
     from mountcr.model import Mount, Stack
     from mountcr.paths import KPath
-    from mountcr.plan.steps import Step
+    from mountcr.planning.steps import Step
 
 __all__ = ["Driver", "drivers", "get_driver", "recognise"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mountcr.overlayopts import OverlayOptions
     from mountcr.paths import KPath
-    from mountcr.plan.steps import Step
+    from mountcr.planning.steps import Step
 
 __all__ = ["Kernel", "Recorder", "applied"]
 

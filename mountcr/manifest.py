@@ -18,8 +18,8 @@ from mountcr.criu.options import CgroupMode
 from mountcr.errors import DocumentError, NotFoundError
 from mountcr.model import Facts, Finding, Record
 from mountcr.paths import KPath, decode
-from mountcr.plan.files import NamedFile
-from mountcr.plan.records import External, Inherited, Rootfs
+from mountcr.planning.files import NamedFile
+from mountcr.planning.records import External, Inherited, Rootfs
 
 __all__ = ["DESCRIPTORS", "MANIFEST", "MANIFEST_SCHEMA", "Manifest", "read", "write"]
 

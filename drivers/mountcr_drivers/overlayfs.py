@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from mountcr import paths
 from mountcr.model import Stack
 from mountcr.overlayopts import parse_options
-from mountcr.plan.steps import Directory, Overlay, Step
+from mountcr.planning.steps import Directory, Overlay, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

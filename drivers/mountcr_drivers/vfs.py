@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr.graph.superblock import short_type
 from mountcr.model import Stack
-from mountcr.plan.steps import Bind, Copy, Step
+from mountcr.planning.steps import Bind, Copy, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

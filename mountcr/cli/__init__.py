@@ -116,7 +116,7 @@ def _run(parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         complain("interrupted; what was done is undone")
         return _INTERRUPTED
-    except Exception as error:  # noqa: BLE001  # a defect; people get one line all the same
+    except Exception as error:  # a defect; people get one line all the same
         if os.environ.get("MOUNTCR_DEBUG"):
             raise
         complain(

@@ -13,8 +13,8 @@ from mountcr.criu import binary
 from mountcr.errors import CapabilityError
 from mountcr.kernel import probes
 from mountcr.model import Record
-from mountcr.observe import mountinfo
-from mountcr.plan.cgroups import layout
+from mountcr.observation import mountinfo
+from mountcr.planning.cgroups import layout
 
 if TYPE_CHECKING:
     import argparse

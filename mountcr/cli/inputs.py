@@ -13,9 +13,9 @@ from mountcr.criu.options import CgroupMode
 from mountcr.engines import Roots, find
 from mountcr.errors import DocumentError, UsageError
 from mountcr.model import FACTS_SCHEMA, Facts
-from mountcr.observe import observe
+from mountcr.observation import observe
 from mountcr.paths import KPath, encode
-from mountcr.plan.choices import Choices
+from mountcr.planning.choices import Choices
 
 if TYPE_CHECKING:
     import argparse

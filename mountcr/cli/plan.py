@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import absolute, choices_of, facts_of, is_images
 from mountcr.cli.output import print_document, print_outline
-from mountcr.plan.planner import make_plan
+from mountcr.planning.planner import make_plan
 from mountcr.render.plan import outline_plan
 
 if TYPE_CHECKING:
     import argparse
 
-    from mountcr.plan.records import Plan
+    from mountcr.planning.records import Plan
 
 __all__ = ["run"]
 

@@ -9,7 +9,7 @@ from mountcr.cli.inputs import absolute, choices_of, facts_of
 from mountcr.cli.output import print_document, talk
 from mountcr.execute import Recorder, applied
 from mountcr.operations.rebuild import RebuildResult, plan_rebuild, rebuild
-from mountcr.plan.planner import make_plan
+from mountcr.planning.planner import make_plan
 
 if TYPE_CHECKING:
     import argparse

@@ -24,7 +24,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.operations.dump import DumpResult
     from mountcr.operations.rebuild import RebuildResult
     from mountcr.operations.restore import RestoreResult
-    from mountcr.plan.records import Plan
+    from mountcr.planning.records import Plan
     from mountcr.render.graph import GraphDocument
 
     return {

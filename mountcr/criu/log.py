@@ -16,7 +16,7 @@ __all__ = ["CONTEXT_LINES", "first_error", "is_noise", "message"]
 CONTEXT_LINES: Final = 5
 """How many lines `first_error` gives before and after the line it found."""
 
-_ERROR: Final = re.compile(r"^(?:\(\s*\d+\.\d+\)\s*)?(?:\d+:\s*)?Error \([^)]*\): ?(.*)$")
+_ERROR: Final = re.compile(r"^\s*(?:\(\s*\d+\.\d+\)\s*)?(?:\d+:\s*)?Error \([^)]*\): ?(.*)$")
 _NOISE: Final = (
     # Without CAP_SYS_RESOURCE in the bounding set; CRIU goes on with the limits it has.
     "rlimit: Can't setup RLIMIT_NOFILE for self",

@@ -76,7 +76,8 @@ class Notification(NamedTuple):
     """
     A stage that CRIU reached, and where it waits for the answer.
 
-    `pid` is that of the root task as CRIU sees it, 0 where it tells none. `fd` is the master of a
+    `pid` is that of the restored root task as CRIU sees it, 0 before `setup-namespaces` (without a
+    mount namespace of the tasks: before `post-restore`) and in a dump. `fd` is the master of a
     terminal at `orphan-pts-master`, else -1; it is closed when the hook returns.
     """
 
@@ -240,8 +241,11 @@ class Session:
             connection = self._start(fds, case)
             _send(connection, request)
             response, fd = _receive(connection)
+            pid = 0
             while response is not None and response.HasField("notify"):
-                answer, error = _ask(_notification(response, fd), hooks)
+                pid = response.notify.pid or pid
+                stage = Notification(os.fsdecode(response.notify.script), pid, fd)
+                answer, error = _ask(stage, hooks)
                 failure = failure or error
                 _send(connection, answer)
                 response, fd = _receive(connection)
@@ -315,10 +319,6 @@ def _receive(connection: socket.socket) -> tuple[rpc_pb2.Response | None, int]:
         return rpc.Response.FromString(raw), fd
     except DecodeError as error:
         raise CriuError("CRIU answered something that is not its protocol") from error
-
-
-def _notification(response: rpc_pb2.Response, fd: int) -> Notification:
-    return Notification(os.fsdecode(response.notify.script), response.notify.pid, fd)
 
 
 def _ask(

@@ -24,14 +24,14 @@ from mountcr.errors import CapabilityError, VerificationError
 from mountcr.graph import MountGraph
 from mountcr.kernel.live import LiveKernel
 from mountcr.model import Record
-from mountcr.observe import mountinfo, observe
+from mountcr.observation import mountinfo, observe
 from mountcr.operations.dump import dump
 from mountcr.operations.rebuild import plan_rebuild, rebuild, unmount
 from mountcr.operations.restore import restore
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath, encode
-from mountcr.plan.choices import Choices
-from mountcr.plan.planner import make_plan
+from mountcr.planning.choices import Choices
+from mountcr.planning.planner import make_plan
 from mountcr.render.graph import outline_graph
 from mountcr.render.plan import outline_plan
 

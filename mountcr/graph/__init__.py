@@ -129,7 +129,7 @@ class MountGraph:
 
     def to_networkx(self) -> networkx.MultiDiGraph[Node]:
         """Give the graph for networkx's algorithms: mounts as node data, edges keyed by kind."""
-        import networkx  # noqa: PLC0415  # 0.1 s, and most commands need no algorithm
+        import networkx  # 0.1 s, and most commands need no algorithm
 
         graph: networkx.MultiDiGraph[Node] = networkx.MultiDiGraph()
         for node, mount in self.nodes():

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr.kernel import syscalls
-from mountcr.observe import mountinfo
+from mountcr.observation import mountinfo
 from mountcr.paths import KPath, decode
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import CapabilityError, StepError
 from mountcr.kernel import syscalls
-from mountcr.observe import mountinfo
+from mountcr.observation import mountinfo
 from mountcr.overlayopts import OverlayOptions, format_options, parse_options
 from mountcr.paths import KPath, decode
 

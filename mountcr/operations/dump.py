@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mountcr import manifest as manifests
-from mountcr import observe, paths
+from mountcr import paths
 from mountcr.criu import binary
 from mountcr.criu.images import ImageSet
 from mountcr.criu.session import Notification, Session
@@ -24,15 +24,16 @@ from mountcr.errors import PrivilegeError, RefusedError, UsageError
 from mountcr.graph.tree import MountTree
 from mountcr.manifest import Manifest
 from mountcr.model import FileKind, Record
-from mountcr.observe.named import NamedFiles
-from mountcr.plan.planner import make_plan
+from mountcr.observation import observe, observe_host
+from mountcr.observation.named import NamedFiles
+from mountcr.planning.planner import make_plan
 
 if TYPE_CHECKING:
     from mountcr.model import Container, Facts
     from mountcr.paths import KPath
-    from mountcr.plan.choices import Choices
-    from mountcr.plan.files import NamedFile
-    from mountcr.plan.records import Plan
+    from mountcr.planning.choices import Choices
+    from mountcr.planning.files import NamedFile
+    from mountcr.planning.records import Plan
 
 __all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump", "refuse"]
 
@@ -83,7 +84,7 @@ class _Dump:
 
     def look_again(self, _stage: Notification) -> list[str]:
         """Give the externals that appeared since the plan; the tasks are frozen now."""
-        self.facts = observe.observe(self.container, host=self.facts.host)
+        self.facts = observe(self.container, host=self.facts.host)
         late = make_plan(self.facts, self.choices)
         refuse(late, "the dump")
         known = set(self.plan.criu.dump_options.externals)
@@ -162,8 +163,8 @@ def dump(container: Container, choices: Choices) -> DumpResult:
         msg = "dumping needs root: CRIU traces the tasks and reads their memory"
         raise PrivilegeError(msg, hint="run as root; `mountcr plan` works without as far as it can")
     criu = binary.require()
-    host = msgspec.structs.replace(observe.observe_host(), criu=criu)
-    work = _Dump(container, choices, observe.observe(container, host=host))
+    host = msgspec.structs.replace(observe_host(), criu=criu)
+    work = _Dump(container, choices, observe(container, host=host))
     refuse(work.plan, "the dump")
     _prepare(choices.images)
     planned = time.monotonic()

@@ -22,18 +22,18 @@ from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Record
-from mountcr.observe import mountinfo
+from mountcr.observation import mountinfo
 from mountcr.operations.dump import refuse
 from mountcr.paths import KPath, decode
-from mountcr.plan.choices import RESTORE_ROOT
-from mountcr.plan.rootfs import holders, plan_rootfs
-from mountcr.plan.steps import Attributes, Bind, Overlay, Propagation
+from mountcr.planning.choices import RESTORE_ROOT
+from mountcr.planning.rootfs import holders, plan_rootfs
+from mountcr.planning.steps import Attributes, Bind, Overlay, Propagation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mountcr.plan.records import Plan, Rootfs
-    from mountcr.plan.steps import Step
+    from mountcr.planning.records import Plan, Rootfs
+    from mountcr.planning.steps import Step
 
 __all__ = ["REBUILD_SCHEMA", "RebuildResult", "plan_rebuild", "rebuild", "rebuilt", "unmount"]
 

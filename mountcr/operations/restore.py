@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr import manifest as manifests
-from mountcr import observe
 from mountcr.criu import binary
 from mountcr.criu.session import Notification, Session
 from mountcr.errors import PrivilegeError, VerificationError
@@ -27,20 +26,20 @@ from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Record, Target
-from mountcr.observe import mountinfo
-from mountcr.observe.target import observe_target
+from mountcr.observation import mountinfo, observe_host
+from mountcr.observation.target import observe_target
 from mountcr.operations.dump import refuse
 from mountcr.operations.streams import opened
 from mountcr.paths import KPath, decode
-from mountcr.plan.choices import RESTORE_ROOT, Choices
-from mountcr.plan.planner import make_plan, needed_mountpoints
-from mountcr.plan.rootfs import find_stack, plan_rootfs
+from mountcr.planning.choices import RESTORE_ROOT, Choices
+from mountcr.planning.planner import make_plan, needed_mountpoints
+from mountcr.planning.rootfs import find_stack, plan_rootfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mountcr.manifest import Manifest
-    from mountcr.plan.records import Plan
+    from mountcr.planning.records import Plan
 
 __all__ = ["RESTORE_SCHEMA", "RestoreResult", "RestoreSeconds", "plan_restore", "restore"]
 
@@ -93,7 +92,7 @@ def plan_restore(images: KPath, choices: Choices) -> tuple[Manifest, Plan]:
 def _target(manifest: Manifest, choices: Choices) -> Target:
     """Observe this host as the target of the restore."""
     facts = manifest.facts
-    host = observe.observe_host()
+    host = observe_host()
     tree = MountTree(host.mounts)
     graph = MountGraph(facts.namespaces)
     first = make_plan(facts, choices)

@@ -17,7 +17,7 @@ from mountcr.paths import decode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mountcr.plan.records import Inherited
+    from mountcr.planning.records import Inherited
 
 __all__ = ["opened"]
 

@@ -7,12 +7,12 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 from mountcr.model import Severity
-from mountcr.plan.records import Verdict
+from mountcr.planning.records import Verdict
 from mountcr.render.outline import Outline
 
 if TYPE_CHECKING:
     from mountcr.model import Finding
-    from mountcr.plan.records import Plan
+    from mountcr.planning.records import Plan
 
 __all__ = ["outline_plan"]
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mountcr.graph import MountGraph, Node
     from mountcr.graph.tree import MountTree
     from mountcr.model import Facts, Stack, Target
-    from mountcr.plan.choices import Choices
-    from mountcr.plan.records import External, Inherited
-    from mountcr.plan.files import NamedFile
+    from mountcr.planning.choices import Choices
+    from mountcr.planning.files import NamedFile
+    from mountcr.planning.records import External, Inherited
 
 __all__ = ["Context", "Found", "check", "predicates"]
 

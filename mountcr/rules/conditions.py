@@ -15,7 +15,8 @@ from mountcr.graph.superblock import SUPPORTED, short_type
 from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Set as AbstractSet
+    from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
 
     from mountcr.graph import MountGraph
     from mountcr.model import Mount, MountNamespace

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mountcr.observe.mountinfo import format_line
+from mountcr.observation.mountinfo import format_line
 from mountcr.paths import KPath
-from mountcr.plan.rootfs import holders
+from mountcr.planning.rootfs import holders
 from mountcr.rules import Found, conditions
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _nested(context: Context) -> Iterator[Found]:
 
 def _foreign_files(context: Context) -> Iterator[Found]:
     """L0: without the plan's descriptors, every file that leads out; pipes are no file of a mount."""
-    from mountcr.plan.descriptors import inherited
+    from mountcr.planning.descriptors import inherited
 
     given = {each.key for each in context.inherited}
     for each in inherited(context.facts):

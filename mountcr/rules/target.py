@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mountcr.model import TargetFile
-    from mountcr.plan.files import NamedFile
+    from mountcr.planning.files import NamedFile
     from mountcr.rules import Context
 
 from mountcr.rules import Found

@@ -159,7 +159,7 @@ def test_the_command_line_is_imported_without_the_heavy_modules() -> None:
     heavy = ["networkx", "pyroute2", "google.protobuf", "rich"]
     program = f"import sys, mountcr.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mountcr.graph import Node
 from mountcr.graph.superblock import short_type
 from mountcr.paths import ROOT
-from mountcr.plan.records import External
+from mountcr.planning.records import External
 from mountcr.rules import conditions
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from enum import StrEnum
 from mountcr.criu.options import CriuOptions
 from mountcr.model import Finding, InodeType, Record, Severity, Stack
 from mountcr.paths import KPath
-from mountcr.plan.choices import Choices
-from mountcr.plan.steps import Step
+from mountcr.planning.choices import Choices
+from mountcr.planning.steps import Step
 
 __all__ = [
     "PLAN_SCHEMA",
@@ -25,7 +25,7 @@ __all__ = [
     "Verdict",
 ]
 
-PLAN_SCHEMA = "mountcr/plan/1"
+PLAN_SCHEMA = "mountcr/planning/1"
 
 
 class Verdict(StrEnum):

@@ -13,7 +13,7 @@ import os
 
 from mountcr import procstat
 from mountcr.model import CgroupMember, Task, Unseen
-from mountcr.observe.files import task_files
+from mountcr.observation.files import task_files
 from mountcr.paths import encode
 
 __all__ = ["cgroups", "descendants", "namespaces", "task"]

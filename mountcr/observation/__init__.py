@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from mountcr import __version__
 from mountcr.errors import GoneError, PrivilegeError
 from mountcr.model import Container, Facts, Task, Unseen
-from mountcr.observe.host import observe_host
-from mountcr.observe.namespaces import observe_namespaces
-from mountcr.observe.tasks import descendants, task
+from mountcr.observation.host import observe_host
+from mountcr.observation.namespaces import observe_namespaces
+from mountcr.observation.tasks import descendants, task
 
 if TYPE_CHECKING:
     from mountcr.model import Host

@@ -16,11 +16,11 @@ from mountcr.criu.options import CriuOptions, Kind, to_argv
 from mountcr.graph import MountGraph
 from mountcr.graph.tree import MountTree
 from mountcr.model import Facts, FileKind, InodeType, Severity
-from mountcr.plan.cgroups import cgroup_steps, choose_mode
-from mountcr.plan.choices import RESTORE_ROOT, Choices
-from mountcr.plan.descriptors import external_file_keys, inherited
-from mountcr.plan.externals import choose_externals, external_nodes
-from mountcr.plan.records import (
+from mountcr.planning.cgroups import cgroup_steps, choose_mode
+from mountcr.planning.choices import RESTORE_ROOT, Choices
+from mountcr.planning.descriptors import external_file_keys, inherited
+from mountcr.planning.externals import choose_externals, external_nodes
+from mountcr.planning.records import (
     ContainerSummary,
     CriuPlan,
     External,
@@ -30,8 +30,8 @@ from mountcr.plan.records import (
     Rootfs,
     Verdict,
 )
-from mountcr.plan.rootfs import find_stack, plan_rootfs
-from mountcr.plan.steps import Mountpoint, Propagation, Step
+from mountcr.planning.rootfs import find_stack, plan_rootfs
+from mountcr.planning.steps import Mountpoint, Propagation, Step
 from mountcr.rules import Context, check
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from mountcr.model import Finding, Stack, Target
     from mountcr.paths import KPath
-    from mountcr.plan.files import NamedFile
+    from mountcr.planning.files import NamedFile
 
 __all__ = ["make_plan", "needed_mountpoints"]
 

@@ -7,8 +7,8 @@ import os
 
 from mountcr.criu import binary
 from mountcr.model import Capabilities, Host
-from mountcr.observe import mountinfo
-from mountcr.observe.tasks import cgroups, namespaces
+from mountcr.observation import mountinfo
+from mountcr.observation.tasks import cgroups, namespaces
 
 __all__ = ["observe_host"]
 
@@ -21,7 +21,7 @@ def observe_host(*, probe: bool = False) -> Host:
     """
     capabilities = Capabilities(kernel=os.uname().release)
     if probe:
-        from mountcr.kernel import probes  # noqa: PLC0415  # cffi is not needed to read a table
+        from mountcr.kernel import probes  # cffi is not needed to read a table
 
         capabilities = probes.probe()
     return Host(

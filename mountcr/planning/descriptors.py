@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr.model import FileKind, InodeType
-from mountcr.plan.records import Inherited
+from mountcr.planning.records import Inherited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 from mountcr.errors import StepError
 from mountcr.kernel import syscalls
 from mountcr.paths import ROOT, KPath, decode, is_beneath
-from mountcr.plan.files import NamedFile
+from mountcr.planning.files import NamedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mountcr.criu.images import FileImage
     from mountcr.graph.tree import MountTree
-    from mountcr.plan.records import External
+    from mountcr.planning.records import External
 
 __all__ = ["NamedFiles", "digest", "open_beneath"]
 

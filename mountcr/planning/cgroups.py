@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mountcr import paths
 from mountcr.criu.options import CgroupMode
 from mountcr.paths import ROOT
-from mountcr.plan.steps import CgroupDirectory, Step
+from mountcr.planning.steps import CgroupDirectory, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

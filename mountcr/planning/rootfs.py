@@ -10,15 +10,15 @@ import msgspec
 from mountcr import paths
 from mountcr.driver import get_driver, recognise
 from mountcr.model import Mount, Stack
-from mountcr.plan.choices import STATE
-from mountcr.plan.records import Rootfs
-from mountcr.plan.steps import Attributes, Bind, Propagation, Step
+from mountcr.planning.choices import STATE
+from mountcr.planning.records import Rootfs
+from mountcr.planning.steps import Attributes, Bind, Propagation, Step
 
 if TYPE_CHECKING:
     from mountcr.graph.tree import MountTree
     from mountcr.model import Container
     from mountcr.paths import KPath
-    from mountcr.plan.choices import Choices
+    from mountcr.planning.choices import Choices
 
 __all__ = ["find_stack", "holders", "plan_rootfs"]
 

@@ -13,8 +13,8 @@ import os
 import msgspec
 
 from mountcr.model import Mount, MountNamespace, Task
-from mountcr.observe import mountinfo
-from mountcr.observe.files import inode_type, mount_id
+from mountcr.observation import mountinfo
+from mountcr.observation.files import inode_type, mount_id
 from mountcr.paths import decode
 
 __all__ = ["observe_namespace", "observe_namespaces"]

@@ -16,17 +16,17 @@ from mountcr.execute import applied
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Target, TargetFile
-from mountcr.observe.files import look, path_stat
-from mountcr.observe.named import digest, open_beneath
+from mountcr.observation.files import look, path_stat
+from mountcr.observation.named import digest, open_beneath
 from mountcr.paths import KPath, decode, relative_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mountcr.model import Host, PathStat, Stack
-    from mountcr.plan.files import NamedFile
-    from mountcr.plan.records import External
-    from mountcr.plan.steps import Step
+    from mountcr.planning.files import NamedFile
+    from mountcr.planning.records import External
+    from mountcr.planning.steps import Step
 
 __all__ = ["observe_target"]
 
