@@ -152,7 +152,9 @@ class _Rollback:
             try:
                 undo()
             except OSError as error:
-                left.append(f"{what} ({error.strerror})")
+                left.append(f"{what} ({error.strerror or error})")
+            except MountcrError as error:
+                left.append(f"{what} ({error.message})")
         return left
 
 

@@ -158,7 +158,8 @@ class OpenFile(Record, frozen=True, kw_only=True):
 
     `shown` is what the kernel shows: the link of fd, map_files, cwd, root or exe. `mnt_id`,
     `flags` (of open(2)) and `position` (bytes) come from fdinfo; -1 where the kernel tells none.
-    `locked` tells of file locks. `start` and `end` are the addresses of a mapping. `stat` is None where it could not be asked.
+    `locked` tells of file locks. `start` and `end` are the addresses of a mapping. `stat` is None
+    where it could not be asked.
     """
 
     kind: FileKind

@@ -7,6 +7,10 @@ and a comma in a name. Linux 6.5 to 6.7 show the same list with the colon as `\0
 6.8 layers given one by one are shown as repeated `lowerdir+=A` and `datadir+=D`, without any
 escape of overlay's own (fs/overlayfs/super.c and params.c, `ovl_show_options()`). mountinfo adds
 octal escapes on top of each. `::` begins the data-only layers (Linux 6.5).
+
+Beside `lowerdir+` an upper or work that was given by descriptor (Linux 6.13) is shown without
+overlay's escapes, one given by name with them, and nothing tells which it was: a backslash there
+is an escape only before a backslash, a colon or a comma.
 """
 
 from __future__ import annotations
@@ -67,12 +71,23 @@ def _unescape(value: str) -> KPath:
     )
 
 
+_CERTAIN: Final = re.compile(r"\\134(\\134|\\054|\\072|[:,])")
+"""An escape that makes sense, in mountinfo spelling."""
+
+
+def _unescape_certain(value: str) -> KPath:
+    """Undo only escapes of characters that need one."""
+    return _respell(_CERTAIN.sub(r"\1", value))
+
+
 def parse_options(super_options: str) -> OverlayOptions:
     """Parse the superblock options of an overlay mount as mountinfo shows them."""
     lowers: list[KPath] = []
     data: list[KPath] = []
     upper = work = None
     others: list[str] = []
+    one_by_one = re.search(r"(?:^|,)(?:lower|data)dir\+=", super_options)
+    unescape = _unescape_certain if one_by_one else _unescape
     for option in super_options.split(","):
         key, _, value = option.partition("=")
         match key:
@@ -85,9 +100,9 @@ def parse_options(super_options: str) -> OverlayOptions:
             case "datadir+":
                 data.append(_respell(value))
             case "upperdir":
-                upper = _unescape(value)
+                upper = unescape(value)
             case "workdir":
-                work = _unescape(value)
+                work = unescape(value)
             case _:
                 others.append(option)
     return OverlayOptions(

@@ -31,7 +31,7 @@ class VFS:
     name: ClassVar[str] = "vfs"
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:
-        """Find the directory on the host; None for a union, or when no path of the host leads there."""
+        """Find the directory on the host; None for a union, or where no path leads there."""
         if short_type(mount) in _UNIONS:
             return None
         directory = host.path_of(mount)

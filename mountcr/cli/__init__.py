@@ -95,7 +95,7 @@ def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
     return arguments[:position], tuple(arguments[position + 1 :])
 
 
-def _run(parsed: argparse.Namespace) -> int:
+def _run(parsed: argparse.Namespace) -> int:  # noqa: PLR0911  # one for each way to end
     try:
         if parsed.criu_options and not getattr(parsed, "takes_criu_options", False):
             complain("this command takes no options for CRIU", "leave out what follows --")

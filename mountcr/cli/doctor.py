@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Final
 
 from mountcr import libmount
@@ -15,6 +14,7 @@ from mountcr.kernel import probes
 from mountcr.model import Record
 from mountcr.observation import mountinfo
 from mountcr.planning.cgroups import layout
+from mountcr.programs import find_program
 
 if TYPE_CHECKING:
     import argparse
@@ -95,11 +95,8 @@ def _libmount() -> Check:
 
 
 def _programs() -> Iterator[Check]:
-    """Look for programs in PATH and where tools/provision puts them."""
-    places = [os.environ.get("MOUNTCR_PREFIX", binary.DEFAULT_PREFIX) + "/bin"]
-    search = os.pathsep.join([*places, os.environ.get("PATH", ""), "/usr/sbin"])
     for name, use in _PROGRAMS.items():
-        found = shutil.which(name, path=search)
+        found = find_program(name)
         hint = "" if found else f"for {use}: tools/provision"
         yield Check(name=name, works=found is not None, detail=found or "", hint=hint)
 

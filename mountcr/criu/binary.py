@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
 
+from mountcr import programs
 from mountcr.criu import log
 from mountcr.errors import CapabilityError, PrivilegeError
 from mountcr.model import Criu
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "DEFAULT_PREFIX",
     "HINT",
     "candidates",
     "has_feature",
@@ -32,9 +32,6 @@ __all__ = [
     "require",
     "version_of",
 ]
-
-DEFAULT_PREFIX: Final = "/opt/mountcr"
-"""Where `tools/provision` puts a CRIU of its own unless $MOUNTCR_PREFIX says otherwise."""
 
 _TIMEOUT: Final = 30.0  # seconds; `criu check` takes 0.1
 HINT: Final = (
@@ -55,7 +52,7 @@ def candidates() -> tuple[str, ...]:
     named = os.environ.get("MOUNTCR_CRIU")
     if named:
         return (shutil.which(named) or named,)
-    prefixes = (os.environ.get("MOUNTCR_PREFIX"), DEFAULT_PREFIX)
+    prefixes = (os.environ.get("MOUNTCR_PREFIX"), programs.DEFAULT_PREFIX)
     found = [f"{prefix}/bin/criu" for prefix in prefixes if prefix]
     in_path = shutil.which("criu")
     return tuple(dict.fromkeys([*found, in_path] if in_path else found))

@@ -97,7 +97,8 @@ class Session:
     CRIU at work, one request after the other. Use it as a context manager or call `close()`.
 
     `command` starts CRIU: `("criu",)` or what `mountcr.criu.binary.require().command` holds.
-    Not for several threads at once.
+    Not for several threads at once. A hook for `orphan-pts-master` also tells CRIU that terminals
+    may have lost their master; a dump of such a terminal needs the hook although it never calls it.
     """
 
     def __init__(self, command: Sequence[str]) -> None:

@@ -120,14 +120,18 @@ class _Classes:
 
     def shown(self, mount: Mount) -> str:
         """Give what a mount shows, relative to what its class has in common."""
+        if not mount.root.startswith("/"):
+            return mount.root.partition(":")[0]  # a namespace, whose number is the kernel's
         return paths.relative_to(mount.root, self._bases[self.name(mount)])
 
 
 def _common(roots: Sequence[KPath]) -> KPath:
-    base = roots[0]
-    while not all(paths.is_beneath(root, base) for root in roots):
+    """Give the deepest directory that holds all roots; namespaces (`net:[…]`) lie in none."""
+    directories = [root for root in roots if root.startswith("/")]
+    base = directories[0] if directories else ROOT
+    while not all(paths.is_beneath(root, base) for root in directories):
         base = paths.parent(base)
-    return base if paths.is_beneath(roots[0], base) else ROOT
+    return base
 
 
 def _compare(one: Mount, other: Mount, classes: tuple[_Classes, _Classes]) -> Iterator[Difference]:

@@ -97,6 +97,7 @@ class MountTree:
             (each.shared not in prefer, -len(each.root), len(path), path)
             for each in self.mounts
             if each.dev == mount.dev and paths.is_beneath(mount.root, each.root)
+            if each.root == mount.root or not mount.deleted
             for path in (paths.rebase(mount.root, each.root, each.mountpoint),)
             if self.lies_on(path) is each
         ]

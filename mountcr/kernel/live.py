@@ -18,11 +18,12 @@ from mountcr.errors import StepError
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.overlay import mount_overlay
 from mountcr.kernel.private import in_private_namespace
-from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import ROOT, KPath, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from mountcr.overlayopts import OverlayOptions
 
 __all__ = ["LiveKernel"]
 
@@ -109,10 +110,12 @@ class LiveKernel:
         """
         Make an empty file or directory beneath a root; give what was made, parents first.
 
-        No component may be a symbolic link, so that nothing is made outside the root.
+        No component may be a symbolic link or `..`, so that nothing is made outside the root.
         """
         made: list[KPath] = []
         parts = path.strip("/").split("/")
+        if ".." in parts:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
         current = ROOT
         with contextlib.ExitStack() as stack:
             fd = _open_directory(decode(root), None)
@@ -160,7 +163,7 @@ def _copy_merged(options: OverlayOptions, into: KPath) -> None:
     """Merge layers read-only on a directory that only this namespace sees, and copy them."""
     with tempfile.TemporaryDirectory(prefix="mountcr-") as scratch:
         merged = encode(scratch)
-        if len(options.lowers) == 1:
+        if len(options.lowers) == 1 and not options.data:
             mounts.bind(options.lowers[0], merged)
         else:
             mount_overlay(merged, msgspec.structs.replace(options, upper=None, work=None))

@@ -18,7 +18,7 @@ from mountcr.paths import KPath, decode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ATTRIBUTES", "attach", "bind", "clone", "set_attributes", "set_propagation"]
+__all__ = ["ATTRIBUTES", "attach", "bind", "clone", "rebind", "set_attributes", "set_propagation"]
 
 ATTRIBUTES: Final = {
     "ro": (syscalls.MOUNT_ATTR_RDONLY, syscalls.MS_RDONLY),
@@ -70,6 +70,11 @@ def bind(source: KPath, at: KPath) -> None:
         finally:
             os.close(fd)
     set_propagation(at, "private")
+
+
+def rebind(source: KPath, at: KPath) -> None:
+    """Bind a mount at another place in the peer group, if any, that it is in."""
+    syscalls.mount(decode(source), decode(at), b"", syscalls.MS_BIND, b"")
 
 
 def set_propagation(at: KPath, propagation: str, *, recursive: bool = False) -> None:

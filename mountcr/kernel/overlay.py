@@ -115,7 +115,9 @@ def _configure(context: int, options: OverlayOptions, *, by_fd: bool) -> None:
             finally:
                 os.close(fd)
         else:
-            syscalls.fsconfig_string(context, key, decode(layer))
+            # overlay unescapes the name of an upper or work, not that of a single lower layer
+            escape = b"\\\\" if key in {b"upperdir", b"workdir"} else b"\\"
+            syscalls.fsconfig_string(context, key, decode(layer).replace(b"\\", escape))
     for option in options.others:
         name, equals, value = option.partition("=")
         if equals:

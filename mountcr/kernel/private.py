@@ -16,7 +16,7 @@ import pickle
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from mountcr.errors import MountcrError, PrivilegeError
 from mountcr.kernel import mounts, syscalls
@@ -50,7 +50,7 @@ def in_private_namespace(work: Callable[[], T], *, fds: list[int] | None = None)
         _child(theirs, parent, work, fds)
     theirs.close()
     try:
-        answer = _receive(ours, fds)
+        answer: tuple[bool, T] | None = _receive(ours, fds)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)
@@ -65,7 +65,7 @@ def in_private_namespace(work: Callable[[], T], *, fds: list[int] | None = None)
     done, value = answer
     if done:
         return value
-    raise value
+    raise cast("BaseException", value)
 
 
 def _child(
@@ -131,7 +131,7 @@ def _receive(channel: socket.socket, fds: list[int] | None) -> tuple[bool, T] | 
         if header[8]:
             _, received, _, _ = socket.recv_fds(channel, 1, header[8])
             for fd in received:
-                os.set_inheritable(fd, False)
+                os.set_inheritable(fd, False)  # noqa: FBT003
             if fds is not None:
                 fds[:] = received
         data = _exactly(channel, int.from_bytes(header[:8], "little"))

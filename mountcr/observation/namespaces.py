@@ -45,10 +45,23 @@ def observe_namespace(pid: int, identity: int) -> MountNamespace:
 
 
 def observe_namespaces(tasks: tuple[Task, ...]) -> tuple[MountNamespace, ...]:
-    """Observe each mount namespace once, the root task's first. Raises OSError."""
+    """
+    Observe each mount namespace once, the root task's first.
+
+    A task that has ended meanwhile, or that is a zombie, shows none; it must not be the root task.
+    Raises OSError.
+    """
     found: dict[int, MountNamespace] = {}
     for each in tasks:
         identity = each.namespaces.get("mnt", 0)
-        if identity not in found:
+        if identity in found:
+            continue
+        try:
             found[identity] = observe_namespace(each.pid, identity)
+        except PermissionError:
+            raise
+        except OSError:
+            # EINVAL of a zombie, ENOENT and ESRCH of one that is gone
+            if each is tasks[0]:
+                raise
     return tuple(found.values())

@@ -38,7 +38,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def namespaces(pid: int | str) -> dict[str, int]:
-    """Give the inode number of each namespace of a task by its kind, see namespaces(7)."""
+    """Give the inode number of each namespace of a task by its kind."""
     found: dict[str, int] = {}
     for kind in sorted(os.listdir(f"/proc/{pid}/ns")):
         with contextlib.suppress(PermissionError, FileNotFoundError):
@@ -48,7 +48,7 @@ def namespaces(pid: int | str) -> dict[str, int]:
 
 
 def cgroups(pid: int | str) -> tuple[CgroupMember, ...]:
-    """Read which cgroup of each hierarchy a task is in, see cgroups(7)."""
+    """Read which control group of each hierarchy a task is in."""
     with open(f"/proc/{pid}/cgroup", "rb") as file:
         lines = file.read().splitlines()
     members: list[CgroupMember] = []

@@ -26,11 +26,11 @@ from mountcr.manifest import Manifest
 from mountcr.model import FileKind, Record
 from mountcr.observation import observe, observe_host
 from mountcr.observation.named import NamedFiles
+from mountcr.paths import KPath
 from mountcr.planning.planner import make_plan
 
 if TYPE_CHECKING:
     from mountcr.model import Container, Facts
-    from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
     from mountcr.planning.records import Plan

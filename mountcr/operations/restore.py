@@ -41,7 +41,17 @@ if TYPE_CHECKING:
     from mountcr.manifest import Manifest
     from mountcr.planning.records import Plan
 
-__all__ = ["RESTORE_SCHEMA", "RestoreResult", "RestoreSeconds", "plan_restore", "restore"]
+__all__ = [
+    "RESTORE_SCHEMA",
+    "RestoreResult",
+    "RestoreSeconds",
+    "attach_root",
+    "check_plan",
+    "compare",
+    "is_announced",
+    "plan_restore",
+    "restore",
+]
 
 RESTORE_SCHEMA = "mountcr/restore/1"
 
@@ -116,7 +126,7 @@ def _target(manifest: Manifest, choices: Choices) -> Target:
     )
 
 
-def _check(plan: Plan) -> None:
+def check_plan(plan: Plan) -> None:
     """Refuse, or say that files are not what they were, all of them at once."""
     others = [each for each in plan.refusals if each.rule not in _CONTENT_RULES]
     changed = [each for each in plan.refusals if each.rule in _CONTENT_RULES]
@@ -127,7 +137,7 @@ def _check(plan: Plan) -> None:
     refuse(plan, "the restore")
 
 
-def _announced(plan: Plan, difference: Difference) -> bool:
+def is_announced(plan: Plan, difference: Difference) -> bool:
     """Tell whether a loss of the plan says so."""
     for loss in plan.losses:
         if loss.mount == difference.path and (loss.rule, difference.what) in {
@@ -139,7 +149,7 @@ def _announced(plan: Plan, difference: Difference) -> bool:
     return False
 
 
-def _differences(manifest: Manifest, pid: int, *, again: bool = True) -> list[Difference]:
+def compare(manifest: Manifest, pid: int, *, again: bool = True) -> list[Difference]:
     """Compare the mount table of the restored root task with the one of the dump."""
     return diff(
         manifest.facts.namespaces[0].mounts,
@@ -166,29 +176,34 @@ def restore(
     """
     started = time.monotonic()
     manifest, plan = plan_restore(images, choices)
-    _check(plan)
+    check_plan(plan)
     criu = binary.require()
     planned = time.monotonic()
     work = _Restore(manifest, plan, choices, criu.command, report)
     fds: list[int] = []
     with opened(plan.inherited, stdio) as inherit:
         pid = in_private_namespace(lambda: work.run(inherit, fds), fds=fds)
-    for fd in fds:
-        try:
-            if choices.root_at:
-                mounts.attach(fd, choices.root_at)
-        finally:
-            os.close(fd)
-    found = _differences(manifest, pid)
+    attach_root(fds, choices.root_at)
+    found = compare(manifest, pid)
     return RestoreResult(
         pid=pid,
         root=choices.root_at,
         differences=tuple(found),
-        announced=all(_announced(plan, each) for each in found),
+        announced=all(is_announced(plan, each) for each in found),
         seconds=RestoreSeconds(
             plan=round(planned - started, 4), total=round(time.monotonic() - started, 4)
         ),
     )
+
+
+def attach_root(fds: list[int], at: KPath | None) -> None:
+    """Attach a clone of the root at a directory of the host; closes the descriptors."""
+    for fd in fds:
+        try:
+            if at:
+                mounts.attach(fd, at)
+        finally:
+            os.close(fd)
 
 
 class _Restore:
@@ -225,8 +240,8 @@ class _Restore:
         """Compare the mounts while CRIU can still undo everything."""
         found = [
             each
-            for each in _differences(self.manifest, stage.pid, again=False)
-            if not _announced(self.plan, each) and each.what != "host peers"
+            for each in compare(self.manifest, stage.pid, again=False)
+            if not is_announced(self.plan, each) and each.what != "host peers"
         ]
         if found:
             lines = [str(each) for each in found]

@@ -8,6 +8,7 @@ Standard streams go where the user says; any other file is opened again by the p
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from mountcr.planning.records import Inherited
 
-__all__ = ["opened"]
+__all__ = ["opened", "standard_stream"]
 
 _STANDARD = 3
 _REOPENED = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DIRECTORY
@@ -38,15 +39,19 @@ def opened(descriptors: Iterable[Inherited], stdio: str) -> Iterator[dict[int, i
         found: dict[int, int] = {}
         for each in descriptors:
             if each.fd < _STANDARD:
-                found[each.fd] = _standard(each.fd, stdio, stack)
+                found[each.fd] = stack.enter_context(standard_stream(each.fd, stdio))
             else:
-                found[each.fd] = _reopen(each, stack)
+                found[each.fd] = _reopen(each)
+                stack.callback(os.close, found[each.fd])
         yield found
 
 
-def _standard(number: int, stdio: str, stack: contextlib.ExitStack) -> int:
+@contextlib.contextmanager
+def standard_stream(number: int, stdio: str) -> Iterator[int]:
+    """Open what standard stream `number` becomes, for a block of code. Raises UsageError."""
     if stdio == "inherit":
-        return number
+        yield number
+        return
     path, flags = ("/dev/null", os.O_RDWR)
     if stdio != "null" and number:
         path, flags = (stdio, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -55,21 +60,20 @@ def _standard(number: int, stdio: str, stack: contextlib.ExitStack) -> int:
     except OSError as error:
         msg = f"--stdio {path}: {error.strerror}"
         raise UsageError(msg, hint="give null, inherit or a file that can be written") from error
-    stack.callback(os.close, fd)
-    return fd
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
-def _reopen(each: Inherited, stack: contextlib.ExitStack) -> int:
+def _reopen(each: Inherited) -> int:
     """Open a file of the host again by the path it was shown under."""
     flags = (each.flags & _REOPENED) | os.O_CLOEXEC
     try:
         if not each.shown.startswith("/"):
-            raise FileNotFoundError(2, "it has no path", each.shown)
-        fd = os.open(decode(each.shown), flags)
+            raise FileNotFoundError(errno.ENOENT, "it has no path", each.shown)
+        return os.open(decode(each.shown), flags)
     except OSError as error:
         msg = f"descriptor {each.fd} ({each.shown}) cannot be given back: {error.strerror}"
-        raise RefusedError(
-            msg, hint="it led out of the container; close it before the dump"
-        ) from error
-    stack.callback(os.close, fd)
-    return fd
+        hint = "it led out of the container; close it before the dump"
+        raise RefusedError(msg, hint=hint) from error

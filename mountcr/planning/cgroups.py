@@ -29,7 +29,7 @@ __all__ = ["cgroup_steps", "choose_mode", "layout"]
 
 
 def layout(mounts: Iterable[Mount]) -> str:
-    """Name the host's layout: v1, v2, hybrid (version 1 controllers, a version 2 beside) or none."""
+    """Name the host's layout: v1, v2, hybrid (both side by side) or none."""
     types = {mount.fstype for mount in mounts}
     match "cgroup" in types, "cgroup2" in types:
         case True, True:

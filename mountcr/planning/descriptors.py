@@ -32,7 +32,7 @@ def inherited(facts: Facts) -> tuple[Inherited, ...]:
     """Give each descriptor that leads out of the container, one per file."""
     found: dict[str, Inherited] = {}
     lonely = _lonely_pipes(facts)
-    mount_ids = {mount.id for namespace in facts.namespaces for mount in namespace.mounts}
+    mount_ids = {int(mount.id) for namespace in facts.namespaces for mount in namespace.mounts}
     for task, file in _descriptors(facts):
         each = _pipe(task, file, lonely) or _outside(task, file, mount_ids)
         if each:

@@ -68,19 +68,20 @@ def _because(
 ) -> str:
     """Name the fact that makes a mount external; empty when none does."""
     externals = chosen.keys()
+    because = ""
     if cgroup_namespace and short_type(mount) in {"cgroup", "cgroup2"}:
-        return ""
-    if conditions.improper_root(graph, mount, externals):
-        return f"{mount.root} of {mount.fstype} {mount.dev} has no wider mount in the container"
-    if conditions.unsupported(graph, mount, externals):
-        return f"{mount.fstype} {mount.dev} is mounted whole, and CRIU cannot mount it by itself"
-    if conditions.foreign_fuse(graph, mount, externals):
-        return f"{mount.fstype} is served by a daemon outside"
-    if _tmpfs_of_host(graph, host, mount, externals):
-        return f"tmpfs {mount.dev} is mounted on the host too, its content is the host's"
-    if conditions.unreachable_master(graph, mount, externals):
-        return f"it receives from peer group {mount.master}, which has no member in the container"
-    return ""
+        because = ""
+    elif conditions.improper_root(graph, mount, externals):
+        because = f"{mount.root} of {mount.fstype} {mount.dev} has no wider mount in the container"
+    elif conditions.unsupported(graph, mount, externals):
+        because = f"{mount.fstype} {mount.dev} is mounted whole, which CRIU cannot do by itself"
+    elif conditions.foreign_fuse(graph, mount, externals):
+        because = f"{mount.fstype} is served by a daemon outside"
+    elif _tmpfs_of_host(graph, host, mount, externals):
+        because = f"tmpfs {mount.dev} is mounted on the host too, its content is the host's"
+    elif conditions.unreachable_master(graph, mount, externals):
+        because = f"it receives from peer group {mount.master}, which is outside the container"
+    return because
 
 
 def _tmpfs_of_host(

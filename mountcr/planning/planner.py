@@ -7,41 +7,50 @@ A restore plans from the same facts, those of the dump, with the host it would t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mountcr import paths
-from mountcr.criu.options import CriuOptions, Kind, to_argv
 from mountcr.graph import MountGraph
 from mountcr.graph.tree import MountTree
-from mountcr.model import Facts, FileKind, InodeType, Severity
+from mountcr.model import Facts, InodeType, Severity
 from mountcr.planning.cgroups import cgroup_steps, choose_mode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
-from mountcr.planning.descriptors import external_file_keys, inherited
+from mountcr.planning.criu import plan_criu
+from mountcr.planning.descriptors import inherited
 from mountcr.planning.externals import choose_externals, external_nodes
-from mountcr.planning.records import (
-    ContainerSummary,
-    CriuPlan,
-    External,
-    Inherited,
-    Plan,
-    Reason,
-    Rootfs,
-    Verdict,
-)
+from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
 from mountcr.planning.rootfs import find_stack, plan_rootfs
-from mountcr.planning.steps import Mountpoint, Propagation, Step
+from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
 from mountcr.rules import Context, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mountcr.model import Finding, Stack, Target
+    from mountcr.model import Finding, Target
     from mountcr.paths import KPath
     from mountcr.planning.files import NamedFile
 
 __all__ = ["make_plan", "needed_mountpoints"]
+
+
+@dataclass(frozen=True)
+class _Situation:
+    """
+    What is planned for: `origin` is the host of the facts, `host` the one of the restore.
+
+    `at` is where the root will be assembled.
+    """
+
+    facts: Facts
+    choices: Choices
+    origin: MountTree
+    host: MountTree
+    graph: MountGraph | None
+    target: Target | None
+    at: KPath
 
 
 def make_plan(
@@ -55,48 +64,51 @@ def make_plan(
     """
     Plan the dump of a container, or, with a `target`, its restore there.
 
-    `files` are those that the images name. `at` is where the root will be assembled.
+    `files` are those that the images name.
     """
-    choices = choices or Choices()
-    graph = MountGraph(facts.namespaces) if facts.namespaces else None
     origin = MountTree(facts.host.mounts)
-    host = MountTree(target.host.mounts) if target else origin
-    externals = _externals(facts, graph, origin, choices)
+    case = _Situation(
+        facts=facts,
+        choices=choices or Choices(),
+        origin=origin,
+        host=MountTree(target.host.mounts) if target else origin,
+        graph=MountGraph(facts.namespaces) if facts.namespaces else None,
+        target=target,
+        at=at,
+    )
+    externals = _externals(case)
     descriptors = inherited(facts)
-    root = graph.root if graph else None
-    stack = find_stack(facts.container, root, origin)
-    rootfs = _rootfs(facts, stack, host, choices, at) if stack else None
-    extra = tuple(_restore_steps(facts, graph, host, externals, target, choices, at))
-    if rootfs:
-        rootfs = msgspec.structs.replace(rootfs, steps=rootfs.steps + extra)
+    rootfs = _rootfs(case, externals)
     context = Context(
         facts=facts,
-        host=host,
-        choices=choices,
-        graph=graph,
-        stack=stack,
+        host=case.host,
+        choices=case.choices,
+        graph=case.graph,
+        stack=rootfs.origin if rootfs else None,
         externals=externals,
-        nodes=external_nodes(graph, externals) if graph else frozenset(),
+        nodes=external_nodes(case.graph, externals) if case.graph else frozenset(),
         inherited=descriptors,
         target=target,
         files=files,
-        made=frozenset(step.path for step in extra if isinstance(step, Mountpoint)),
+        made=_made(rootfs),
     )
     findings = check(context)
     return Plan(
         verdict=_verdict(findings),
-        container=ContainerSummary(
-            id=facts.container.id,
-            engine=facts.container.engine,
-            name=facts.container.name,
-            pid=facts.container.pid,
-        ),
-        choices=choices,
+        container=_summary(facts),
+        choices=case.choices,
         rootfs=rootfs,
         externals=externals,
         inherited=descriptors,
         findings=findings,
-        criu=_criu(facts, externals, descriptors, choices, at),
+        criu=plan_criu(facts, externals, descriptors, case.choices, root=at),
+    )
+
+
+def _summary(facts: Facts) -> ContainerSummary:
+    container = facts.container
+    return ContainerSummary(
+        id=container.id, engine=container.engine, name=container.name, pid=container.pid
     )
 
 
@@ -107,27 +119,49 @@ def _verdict(findings: tuple[Finding, ...]) -> Verdict:
     return Verdict.LOSSES if Severity.LOSS in open_ones else Verdict.OK
 
 
-def _externals(
-    facts: Facts, graph: MountGraph | None, host: MountTree, choices: Choices
-) -> tuple[External, ...]:
+def _externals(case: _Situation) -> tuple[External, ...]:
     """Choose the externals and put the sources in that the user gave."""
-    if graph is None:
+    if case.graph is None:
         return ()
-    own_cgroups = bool(facts.tasks) and facts.tasks[0].namespaces.get(
-        "cgroup"
-    ) != facts.host.namespaces.get("cgroup")
-    found = choose_externals(graph, host, cgroup_namespace=own_cgroups)
+    facts, binds = case.facts, case.choices.binds
+    ours = facts.host.namespaces.get("cgroup")
+    own_cgroups = bool(facts.tasks) and facts.tasks[0].namespaces.get("cgroup") != ours
     return tuple(
-        msgspec.structs.replace(each, source=choices.binds[each.mountpoint])
-        if each.mountpoint in choices.binds
-        else each
-        for each in found
+        msgspec.structs.replace(each, source=binds.get(each.mountpoint, each.source))
+        for each in choose_externals(case.graph, case.origin, cgroup_namespace=own_cgroups)
     )
 
 
-def _rootfs(facts: Facts, stack: Stack, host: MountTree, choices: Choices, at: KPath) -> Rootfs:
-    root = MountTree(facts.namespaces[0].mounts).root if facts.namespaces else None
-    return plan_rootfs(stack, at, host, choices, container=facts.container.id, root=root)
+def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
+    """Say how the root comes back, with the steps that only a restore needs behind the others."""
+    root = case.graph.root if case.graph else None
+    container = case.facts.container
+    stack = find_stack(container, root, case.origin)
+    if stack is None:
+        return None
+    rootfs = plan_rootfs(stack, case.at, case.host, case.choices, container=container.id, root=root)
+    if case.target is None or case.graph is None:
+        return rootfs
+    before = tuple(_mountpoint_steps(case, case.graph, case.target, externals))
+    mode, _ = choose_mode(case.facts, case.choices.cgroups)
+    after = (
+        *_shared_sources(case.graph, case.host, externals),
+        *cgroup_steps(case.facts, case.host, mode),
+    )
+    return msgspec.structs.replace(rootfs, steps=_insert(rootfs.steps, before) + after)
+
+
+def _insert(steps: tuple[Step, ...], mountpoints: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Put the making of mountpoints behind the mount of the root and before it may become ro."""
+    for number, step in enumerate(steps):
+        if isinstance(step, Attributes | Propagation):
+            return (*steps[:number], *mountpoints, *steps[number:])
+    return steps + mountpoints
+
+
+def _made(rootfs: Rootfs | None) -> frozenset[str]:
+    steps = rootfs.steps if rootfs else ()
+    return frozenset(step.path for step in steps if isinstance(step, Mountpoint))
 
 
 def needed_mountpoints(
@@ -150,111 +184,33 @@ def needed_mountpoints(
             yield external, path, mount.type or InodeType.DIRECTORY
 
 
-def _restore_steps(
-    facts: Facts,
-    graph: MountGraph | None,
-    host: MountTree,
-    externals: tuple[External, ...],
-    target: Target | None,
-    choices: Choices,
-    at: KPath,
+def _mountpoint_steps(
+    case: _Situation, graph: MountGraph, target: Target, externals: tuple[External, ...]
 ) -> Iterator[Step]:
-    """Give the steps that only a restore needs."""
-    if target is None or graph is None:
-        return
+    """Make the mountpoints that are missing in the root, and those inside of externals."""
     missing = {path for path, stat in target.mountpoints.items() if stat is None}
-    readonly = choices.readonly
     for external, path, kind in needed_mountpoints(graph, externals):
-        if external is None and path in missing and not readonly:
+        if external is None and path in missing and not case.choices.readonly:
             because = "a mount lies there and the root file system has no such place"
-            yield Mountpoint(root=at, path=path, type=kind, because=because)
+            yield Mountpoint(root=case.at, path=path, type=kind, because=because)
         elif external and external.source and path != paths.ROOT:
             because = f"a mount lies there, inside what {external.mountpoint} comes from"
             yield Mountpoint(root=external.source, path=path, type=kind, because=because)
-    yield from _shared_sources(graph, host, externals)
-    mode, _ = choose_mode(facts, choices.cgroups)
-    yield from cgroup_steps(facts, host, mode)
 
 
 def _shared_sources(
     graph: MountGraph, host: MountTree, externals: tuple[External, ...]
-) -> Iterator[Propagation]:
+) -> Iterator[Step]:
     """
     Make the sources of slaves shared, where the host has them private.
 
     CRIU copies the sharing of the source (MOVE_MOUNT_SET_GROUP, Linux 5.15) and fails on none.
     """
-    masters = {mount.mountpoint for mount in graph.tree.mounts if mount.master}
+    slaves = {mount.mountpoint for mount in graph.tree.mounts if mount.master}
     for external in externals:
-        if external.source is None or external.mountpoint not in masters:
+        if external.source is None or external.mountpoint not in slaves:
             continue
         mount = host.lies_on(external.source)
         if mount and not mount.shared and not mount.master:
             because = f"{external.mountpoint} was a slave, and its source has no peer group here"
             yield Propagation(at=mount.mountpoint, propagation="shared", because=because)
-
-
-def _criu(
-    facts: Facts,
-    externals: tuple[External, ...],
-    descriptors: tuple[Inherited, ...],
-    choices: Choices,
-    at: KPath,
-) -> CriuPlan:
-    mode, why_mode = choose_mode(facts, choices.cgroups)
-    reasons = [Reason(option=f"--manage-cgroups={mode}", because=why_mode)]
-    files = external_file_keys(descriptors)
-    reasons += [
-        Reason(option=f"--external mnt[{each.mountpoint}]:{each.key}", because=each.because)
-        for each in externals
-    ]
-    reasons += [
-        Reason(option=f"--inherit-fd fd[{each.fd}]:{each.key}", because=each.because)
-        for each in descriptors
-    ]
-    held = [file for task in facts.tasks for file in task.files if file.kind is FileKind.FD]
-    locked = any(file.locked for file in held)
-    linked = [
-        file
-        for file in held
-        if file.shown.endswith("(deleted)") and file.stat and file.stat.nlink and file.stat.size
-    ]
-    if locked:
-        reasons.append(Reason(option="--file-locks", because="a task holds a file lock"))
-    if linked:
-        because = f"{linked[0].shown} is open, its name is gone and another link is left"
-        reasons.append(Reason(option="--link-remap", because=because))
-    dump = CriuOptions(
-        kind=Kind.DUMP,
-        pid=facts.container.pid,
-        images=choices.images,
-        root=facts.container.rootfs,
-        externals=(*(f"mnt[{each.mountpoint}]:{each.key}" for each in externals), *files),
-        manage_cgroups=mode,
-        leave_running=choices.leave_running,
-        file_locks=locked,
-        link_remap=bool(linked),
-        extra=choices.extra,
-    )
-    restore = CriuOptions(
-        kind=Kind.RESTORE,
-        images=choices.images,
-        root=at,
-        externals=tuple(
-            f"mnt[{each.key}]:{each.source}" for each in externals if each.source is not None
-        ),
-        inherit_fds=tuple((each.fd, each.key) for each in descriptors),
-        manage_cgroups=mode,
-        cgroup_roots=(("", choices.cgroup_root),) if choices.cgroup_root else (),
-        file_locks=locked,
-        link_remap=bool(linked),
-        extra=choices.extra,
-    )
-    command = facts.host.criu.command if facts.host.criu else ()
-    return CriuPlan(
-        dump=tuple(map(paths.encode, to_argv(dump, command or ("criu",)))),
-        restore=tuple(map(paths.encode, to_argv(restore, command or ("criu",)))),
-        dump_options=dump,
-        restore_options=restore,
-        reasons=tuple(reasons),
-    )

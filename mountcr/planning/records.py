@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a plan is: records that go to JSON as they are, each choice with the fact that asked for it.
-"""
+"""What a plan is: records that go to JSON, each choice with the fact that asked for it."""
 
 from __future__ import annotations
 

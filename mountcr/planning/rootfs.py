@@ -116,7 +116,7 @@ def _frozen(stack: Stack, at: KPath) -> list[Step]:
 
 
 def _attributes(root: Mount, at: KPath) -> list[Step]:
-    """Give the root its attributes and, where it received from outside, something to receive from."""
+    """Give the root its attributes and, where it was in a peer group, one to be in again."""
     steps: list[Step] = []
     kept = tuple(each for each in root.options.split(",") if each in _KEPT)
     if kept:

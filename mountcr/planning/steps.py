@@ -170,6 +170,7 @@ class Attributes(_Step, frozen=True, kw_only=True):
     def execute(self, kernel: Kernel) -> Undo:
         """Do the step; goes with the mount, nothing to undo."""
         kernel.set_attributes(self.at, self.attributes)
+        return None
 
 
 class Propagation(_Step, frozen=True, kw_only=True):
@@ -185,6 +186,7 @@ class Propagation(_Step, frozen=True, kw_only=True):
     def execute(self, kernel: Kernel) -> Undo:
         """Do the step; goes with the mount, nothing to undo."""
         kernel.set_propagation(self.at, self.propagation)
+        return None
 
 
 Step: TypeAlias = (

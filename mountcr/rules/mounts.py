@@ -73,7 +73,7 @@ def _nested(context: Context) -> Iterator[Found]:
 
 
 def _foreign_files(context: Context) -> Iterator[Found]:
-    """L0: without the plan's descriptors, every file that leads out; pipes are no file of a mount."""
+    """L0: every file that leads out and is not declared; pipes are no file of a mount."""
     from mountcr.planning.descriptors import inherited
 
     given = {each.key for each in context.inherited}
@@ -105,7 +105,7 @@ def _root_master(context: Context) -> Iterator[Found]:
 
 
 def _disagreement(context: Context) -> Iterator[Found]:
-    """M4: only where the engine's rootfs is a mount of this host, and another one than the task's."""
+    """M4: only where the engine's rootfs is a mount of this host, and not the task's root."""
     recorded = context.facts.container.rootfs
     root = context.graph.root if context.graph else None
     if recorded is None or root is None:

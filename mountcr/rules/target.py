@@ -88,7 +88,8 @@ def _size(_context: Context, file: NamedFile, now: TargetFile) -> str:
 def _mode(context: Context, file: NamedFile, now: TargetFile) -> str:
     if now.stat is None or file.mode is None or file.mode == now.stat.mode:
         return ""
-    if "--skip-file-rwx-check" in context.choices.extra:
+    rwx = 0o777 if "--skip-file-rwx-check" in context.choices.extra else 0
+    if file.mode & ~rwx == now.stat.mode & ~rwx:
         return ""
     return f"mode 0{now.stat.mode:o}, it had 0{file.mode:o}"
 

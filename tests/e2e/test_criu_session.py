@@ -93,6 +93,7 @@ class Tasks:
                 os.waitpid(victim, 0)
 
     def end_all(self) -> None:
+        """Kill all that are left."""
         for pid in self._pids:
             self.end(pid)
 
@@ -525,7 +526,7 @@ def test_cgroups(session: Session, tasks: Tasks, images: KPath, mode: CgroupMode
 
 
 def cgroup_directory() -> Path:
-    """A new cgroup directory with a parent of its own, in the first hierarchy that can be written."""
+    """Make a cgroup directory with a parent of its own in a hierarchy that can be written."""
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         fields = line.split()
         fstype, _, options = fields[fields.index("-") + 1 :][:3]
@@ -552,7 +553,7 @@ eval "$2"
 cd "$1/root"
 pivot_root . old
 /bin/busybox umount -l /old
-exec </dev/null >/dev/null 2>&1
+exec <${tty:-/dev/null} >${tty:-/dev/null} 2>&1
 : > /ready
 exec /bin/busybox sleep 1000
 """
@@ -585,6 +586,7 @@ class Container:
         hooks: Mapping[str, Hook] | None = None,
         **options: object,
     ) -> int:
+        """Restore it on its directory."""
         wanted: dict[str, object] = {
             "kind": Kind.RESTORE,
             "images": images,
@@ -713,7 +715,7 @@ def test_bracket_and_colon_in_a_mountpoint(
     externals = (HOSTS, "mnt[/a]:b]:two")
     assert dumps(session, container.pid, images=images, externals=externals) == ""
     (mounts,) = ImageSet(images).mount_namespaces().values()
-    keys = {mount.mountpoint: mount.external for mount in mounts}
+    keys = {str(mount.mountpoint): mount.external for mount in mounts}
     assert keys["/a]:b"] == "two"
     assert keys["/a"] == "b]:two"
 
@@ -767,3 +769,48 @@ def test_a_rewritten_image_is_restored(
     source = encode(str(container.place / "outside"))
     pid = container.restore(session, images, externals=(f"mnt[another\\040name]:{source}",))
     assert container.mounts(pid)["/etc/hosts"].endswith("/outside")
+
+
+KEEP_MASTER = """
+import fcntl, os, sys, time
+master = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
+fcntl.ioctl(master, 0x40045431, bytes(4))
+if os.fork() == 0:
+    os.setsid()
+    open(sys.argv[2], "w").write(str(os.getpid()))
+    time.sleep(1000)
+"""
+
+
+def test_master_of_a_terminal_is_handed_over(
+    session: Session, tasks: Tasks, images: KPath, require: Callable[[str], str]
+) -> None:
+    """A terminal whose master is outside comes back with a new master, given to the hook."""
+    keeper = tasks.place / "keeper"
+    (tasks.place / "keep.py").write_text(KEEP_MASTER, encoding="ascii")
+    more = (
+        'mkdir "$1/root/dev/pts"; tty=/dev/pts/0; '
+        'mount -t devpts -o newinstance,ptmxmode=0666 devpts "$1/root/dev/pts"; '
+        f'{sys.executable} "$1/keep.py" "$1/root/dev/pts/ptmx" {keeper}'
+    )
+    container = Container(tasks, require("busybox"), more)
+    tasks.own(int(keeper.read_text(encoding="ascii")))
+    externals = (HOSTS,)
+    assert dumps(session, container.pid, images=images, externals=externals) != ""
+    options = made({"kind": "dump", "pid": container.pid, "images": images, "externals": externals})
+    session.dump(options, {"orphan-pts-master": nothing})
+    tasks.end(container.pid)
+    masters: list[int] = []
+
+    def take(stage: Notification) -> None:
+        masters.append(os.dup(stage.fd))
+
+    before = open_descriptors()
+    pid = container.restore(session, images, {"orphan-pts-master": take})
+    (master,) = masters
+    assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/pts/0"
+    with open(f"/proc/{pid}/fd/1", "wb", buffering=0) as terminal:
+        terminal.write(b"still here")
+    assert os.read(master, 100) == b"still here"
+    os.close(master)
+    assert open_descriptors() == before

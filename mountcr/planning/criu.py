@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CRIU is told, at dump and at restore, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mountcr import paths
+from mountcr.criu.options import CriuOptions, Kind, to_argv
+from mountcr.model import FileKind
+from mountcr.planning.cgroups import choose_mode
+from mountcr.planning.descriptors import external_file_keys
+from mountcr.planning.records import CriuPlan, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mountcr.model import Facts, OpenFile
+    from mountcr.paths import KPath
+    from mountcr.planning.choices import Choices
+    from mountcr.planning.records import External, Inherited
+
+__all__ = ["plan_criu"]
+
+
+def plan_criu(
+    facts: Facts,
+    externals: tuple[External, ...],
+    descriptors: tuple[Inherited, ...],
+    choices: Choices,
+    *,
+    root: KPath,
+) -> CriuPlan:
+    """Give the options of both directions; `root` is where a restore finds the root mounted."""
+    mode, why_mode = choose_mode(facts, choices.cgroups)
+    held = _descriptors(facts)
+    lock = next((file for file in held if file.locked), None)
+    linked = next((file for file in held if _other_link_left(file)), None)
+    dump = CriuOptions(
+        kind=Kind.DUMP,
+        pid=facts.container.pid,
+        images=choices.images,
+        root=facts.container.rootfs,
+        externals=(
+            *(f"mnt[{each.mountpoint}]:{each.key}" for each in externals),
+            *external_file_keys(descriptors),
+        ),
+        manage_cgroups=mode,
+        leave_running=choices.leave_running,
+        file_locks=lock is not None,
+        link_remap=linked is not None,
+        extra=choices.extra,
+    )
+    restore = CriuOptions(
+        kind=Kind.RESTORE,
+        images=choices.images,
+        root=root,
+        externals=tuple(
+            f"mnt[{each.key}]:{each.source}" for each in externals if each.source is not None
+        ),
+        inherit_fds=tuple((each.fd, each.key) for each in descriptors),
+        manage_cgroups=mode,
+        cgroup_roots=(("", choices.cgroup_root),) if choices.cgroup_root else (),
+        file_locks=lock is not None,
+        link_remap=linked is not None,
+        extra=choices.extra,
+    )
+    command = (facts.host.criu.command if facts.host.criu else ()) or ("criu",)
+    reasons = [Reason(option=f"--manage-cgroups={mode}", because=why_mode)]
+    reasons += _reasons(externals, descriptors, lock, linked)
+    return CriuPlan(
+        dump=tuple(map(paths.encode, to_argv(dump, command))),
+        restore=tuple(map(paths.encode, to_argv(restore, command))),
+        dump_options=dump,
+        restore_options=restore,
+        reasons=tuple(reasons),
+    )
+
+
+def _descriptors(facts: Facts) -> list[OpenFile]:
+    return [file for task in facts.tasks for file in task.files if file.kind is FileKind.FD]
+
+
+def _other_link_left(file: OpenFile) -> bool:
+    """Tell whether a name is gone while the file has others, which CRIU will not invent."""
+    return bool(file.shown.endswith("(deleted)") and file.stat and file.stat.nlink)
+
+
+def _reasons(
+    externals: tuple[External, ...],
+    descriptors: tuple[Inherited, ...],
+    lock: OpenFile | None,
+    linked: OpenFile | None,
+) -> Iterator[Reason]:
+    for external in externals:
+        option = f"--external mnt[{external.mountpoint}]:{external.key}"
+        yield Reason(option=option, because=external.because)
+    for each in descriptors:
+        yield Reason(option=f"--inherit-fd fd[{each.fd}]:{each.key}", because=each.because)
+    if lock:
+        yield Reason(option="--file-locks", because=f"a task holds a lock on {lock.shown}")
+    if linked:
+        because = f"{linked.shown} is open, its name is gone and another link is left"
+        yield Reason(option="--link-remap", because=because)
