@@ -23,7 +23,7 @@ from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
     from mountcr.model import Container, Facts
     from mountcr.operations.dump import DumpResult
@@ -64,7 +64,7 @@ def plan(facts: Facts, choices: Choices | None = None) -> Plan:
 
 
 @contextlib.contextmanager
-def rebuild(plan: Plan, at: AnyPath) -> Iterator[KPath]:
+def rebuild(plan: Plan, at: AnyPath) -> Generator[KPath]:
     """
     Mount the root file system of a plan at a directory of this host for a block of code.
 

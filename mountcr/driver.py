@@ -8,7 +8,7 @@ is in its arguments, everything it wants done is in the steps it gives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
 
 from mountcr.errors import UsageError
 from mountcr.plugins import offered
@@ -61,7 +61,7 @@ def drivers() -> dict[str, Driver]:
     found: dict[str, Driver] = {"overlay": OverlayFS(), "vfs": VFS()}
     for name, loaded in offered(GROUP):
         if callable(loaded):
-            found[name] = loaded()
+            found[name] = cast("Driver", loaded())
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from mountcr.errors import LeftBehindError, MountcrError, StepError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from mountcr.overlayopts import OverlayOptions
     from mountcr.paths import KPath
@@ -161,7 +161,7 @@ class _Rollback:
 @contextmanager
 def applied(
     steps: Iterable[Step], kernel: Kernel, *, report: Callable[[Step], None] | None = None
-) -> Iterator[Callable[[], None]]:
+) -> Generator[Callable[[], None]]:
     """
     Do the steps for the length of a `with` block and undo them when it is left by an exception.
 

@@ -291,11 +291,13 @@ class Target(Record, frozen=True, kw_only=True):
     """
     Where a restore would take place: the host, and what was found for the paths that matter.
 
-    `layers` and `sources` are paths of the host, `mountpoints` and `files` paths of the container,
-    looked at in its root file system; None where nothing is there.
+    `elsewhere` are the unions in other mount namespaces of the host, each with a pid that is in
+    one. `layers` and `sources` are paths of the host, `mountpoints` and `files` paths of the
+    container, looked at in its root file system; None where nothing is there.
     """
 
     host: Host
+    elsewhere: tuple[MountNamespace, ...] = ()
     layers: dict[KPath, PathStat | None] = {}
     sources: dict[KPath, PathStat | None] = {}
     mountpoints: dict[KPath, PathStat | None] = {}
@@ -312,6 +314,12 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     namespaces: tuple[MountNamespace, ...] = ()
     host: Host = Host()
     unseen: tuple[Unseen, ...] = ()
+
+    @property
+    def shares_mounts(self) -> bool:
+        """Whether the root task is in the observer's mount namespace: CRIU then dumps no mounts."""
+        ours = self.host.namespaces.get("mnt")
+        return bool(ours and self.tasks and self.tasks[0].namespaces.get("mnt") == ours)
 
 
 class Severity(StrEnum):

@@ -40,8 +40,10 @@ def _add(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParse
     return parser
 
 
-def _reference(parser: argparse.ArgumentParser, name: str = "reference", **more: Any) -> None:
-    parser.add_argument(name, **({"metavar": "REF"} | more))
+def _reference(
+    parser: argparse.ArgumentParser, name: str = "reference", metavar: str = "REF"
+) -> None:
+    parser.add_argument(name, metavar=metavar)
     parser.add_argument(
         "--runtime-root",
         action="append",

@@ -19,7 +19,7 @@ from mountcr.paths import ROOT, KPath, decode, encode, join
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BindMount", "Recipe", "Tmpfs", "launch", "stop"]
+__all__ = ["BindMount", "Devpts", "Recipe", "Tmpfs", "launch", "stop"]
 
 _DEVICES: Final = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 
@@ -43,17 +43,25 @@ class Tmpfs:
 
 
 @dataclass(frozen=True)
+class Devpts:
+    """Pseudoterminals of the container's own."""
+
+    destination: str = "/dev/pts"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """
     What to start: a mounted root, a command whose first word is a path inside, and the mounts.
 
+    Mounts are made in their order, so that one may lie inside another that comes before it.
     `root_propagation` is `private`, or `slave` as Docker has it. `stdio` are three descriptors of
     the caller, None for the container's own /dev/null.
     """
 
     root: str
     command: Sequence[str]
-    mounts: Sequence[BindMount | Tmpfs] = ()
+    mounts: Sequence[BindMount | Tmpfs | Devpts] = ()
     hostname: str = "demo"
     readonly: bool = False
     root_propagation: str = "private"
@@ -161,6 +169,8 @@ def _set_up(recipe: Recipe) -> None:
         at = join(root, mount.destination)
         if isinstance(mount, Tmpfs):
             _mount("tmpfs", at, b"size=%d" % mount.size)
+        elif isinstance(mount, Devpts):
+            _mount("devpts", at, b"newinstance,ptmxmode=0666,mode=620")
         else:
             _bind(mount, at)
 

@@ -36,7 +36,7 @@ from mountcr.render.graph import outline_graph
 from mountcr.render.plan import outline_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 __all__ = ["DemoResult", "demonstrate"]
 
@@ -141,7 +141,7 @@ def _wait_beyond(read: Callable[[], int], value: int) -> int:
 
 
 @contextlib.contextmanager
-def _place() -> Iterator[_Place]:
+def _place() -> Generator[_Place]:
     """Give a directory, and remove it at the end with every mount that is on it."""
     top = os.path.realpath(tempfile.mkdtemp(prefix="mountcr-demo-"))
     try:

@@ -21,7 +21,7 @@ from mountcr.overlayopts import OverlayOptions, format_options, parse_options
 from mountcr.paths import KPath, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["mount_overlay"]
 
@@ -84,7 +84,7 @@ def _mount_by_fsconfig(at: KPath, options: OverlayOptions) -> str | None:
 
 
 @contextlib.contextmanager
-def _configured(options: OverlayOptions, *, by_fd: bool) -> Iterator[int]:
+def _configured(options: OverlayOptions, *, by_fd: bool) -> Generator[int]:
     """Give a detached overlay mount; it goes when nothing has attached it."""
     with contextlib.ExitStack() as stack:
         context = syscalls.fsopen(b"overlay", syscalls.FSOPEN_CLOEXEC)

@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mountcr.errors import MountcrError
 from mountcr.execute import applied
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Target, TargetFile
+from mountcr.observation.elsewhere import unions_elsewhere
 from mountcr.observation.files import look, path_stat
 from mountcr.observation.named import digest, open_beneath
 from mountcr.paths import KPath, decode, relative_to
@@ -52,14 +55,14 @@ def observe_target(
     sources = {
         each.source: look(decode(each.source), follow=True) for each in externals if each.source
     }
-    target = Target(host=host, layers=layers, sources=sources)
+    target = Target(host=host, elsewhere=unions_elsewhere(), layers=layers, sources=sources)
     if not all(layers.values()):
         return target
     by_mountpoint = {each.mountpoint: each for each in externals}
     places, found = in_private_namespace(
         lambda: _look_inside(view, at, tuple(mountpoints), tuple(files), by_mountpoint)
     )
-    return Target(host=host, layers=layers, sources=sources, mountpoints=places, files=found)
+    return msgspec.structs.replace(target, mountpoints=places, files=found)
 
 
 def _look_inside(

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mountcr import manifest as manifests
-from mountcr import paths
+from mountcr import paths, procstat
 from mountcr.criu import binary
 from mountcr.criu.images import ImageSet
 from mountcr.criu.session import Notification, Session
-from mountcr.errors import PrivilegeError, RefusedError, UsageError
+from mountcr.errors import GoneError, PrivilegeError, RefusedError, UsageError
 from mountcr.graph.tree import MountTree
 from mountcr.manifest import Manifest
 from mountcr.model import FileKind, Record
@@ -133,8 +133,8 @@ def _standard_streams(facts: Facts) -> tuple[str, ...]:
     return tuple(links.get(number, "/dev/null") for number in range(3))
 
 
-def _prepare(images: KPath) -> None:
-    """Make the images directory unless it is there; it must hold no other dump."""
+def _prepare(images: KPath) -> frozenset[bytes]:
+    """Make the images directory unless it is there and give what is in it: no other dump."""
     directory = paths.decode(images)
     try:
         os.mkdir(directory, 0o700)
@@ -148,6 +148,42 @@ def _prepare(images: KPath) -> None:
     if os.path.exists(os.path.join(directory, b"inventory.img")):
         msg = f"{images} holds a dump already"
         raise UsageError(msg, hint="choose another directory, or remove this one")
+    return frozenset(os.listdir(directory))
+
+
+def _remove_images(images: KPath, kept: frozenset[bytes]) -> None:
+    """Remove the images of a dump that failed, so that nobody takes them for one; logs stay."""
+    directory = paths.decode(images)
+    for name in os.listdir(directory):
+        if name.endswith(b".img") and name not in kept:
+            os.unlink(os.path.join(directory, name))
+
+
+def _perform(work: _Dump, command: tuple[str, ...], there: frozenset[bytes]) -> None:
+    """Have CRIU dump; when that fails and the tasks go on, leave no half of a dump behind."""
+    hooks = {
+        "pre-dump": work.freeze_begins,
+        "query-ext-files": work.look_again,
+        "post-dump": work.hold_files,
+    }
+    try:
+        with Session(command) as session:
+            session.dump(work.plan.criu.dump_options, hooks)
+    except BaseException:
+        if work.choices.leave_running or _goes_on(work.container):
+            _remove_images(work.choices.images, there)
+        else:
+            # interrupted after CRIU had finished: the images are all that is left of the tasks
+            manifests.write(work.manifest(), work.choices.images)
+        raise
+
+
+def _goes_on(container: Container) -> bool:
+    try:
+        stat = procstat.read_stat(container.pid)
+    except ProcessLookupError:
+        return False
+    return not stat.ended and container.start_time in {0, stat.start_time}
 
 
 def dump(container: Container, choices: Choices) -> DumpResult:
@@ -162,22 +198,17 @@ def dump(container: Container, choices: Choices) -> DumpResult:
     if os.geteuid() != 0:
         msg = "dumping needs root: CRIU traces the tasks and reads their memory"
         raise PrivilegeError(msg, hint="run as root; `mountcr plan` works without as far as it can")
+    if not container.pid:
+        msg = f"container {container.id} does not run"
+        raise GoneError(msg, hint="start it first; `mountcr rebuild` works without")
     criu = binary.require()
     host = msgspec.structs.replace(observe_host(), criu=criu)
     work = _Dump(container, choices, observe(container, host=host))
     refuse(work.plan, "the dump")
-    _prepare(choices.images)
+    there = _prepare(choices.images)
     planned = time.monotonic()
     try:
-        with Session(criu.command) as session:
-            session.dump(
-                work.plan.criu.dump_options,
-                {
-                    "pre-dump": work.freeze_begins,
-                    "query-ext-files": work.look_again,
-                    "post-dump": work.hold_files,
-                },
-            )
+        _perform(work, criu.command, there)
         thawed = time.monotonic()
         manifests.write(work.manifest(), choices.images)
     finally:

@@ -30,7 +30,7 @@ from mountcr.planning.rootfs import holders, plan_rootfs
 from mountcr.planning.steps import Attributes, Bind, Overlay, Propagation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from mountcr.planning.records import Plan, Rootfs
     from mountcr.planning.steps import Step
@@ -61,7 +61,7 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
         raise RefusedError("the plan knows of no root file system", plan.findings)
     host = MountTree(mountinfo.read())
     origin = plan.rootfs.origin
-    for mount, other in holders(origin, host):
+    for mount, other in holders(origin, host.mounts):
         if other.lowers != origin.lowers and not plan.choices.upper:
             msg = f"upper {origin.upper} is mounted at {mount.mountpoint} with other layers"
             raise RefusedError(msg, hint="unmount it there, or write into a copy: --upper DIR")
@@ -96,7 +96,7 @@ def rebuild(
 
 
 @contextlib.contextmanager
-def rebuilt(rootfs: Rootfs, at: KPath) -> Iterator[KPath]:
+def rebuilt(rootfs: Rootfs, at: KPath) -> Generator[KPath]:
     """Mount a root file system for a block of code; unmount it if the block fails."""
     rebuild(rootfs, at)
     try:

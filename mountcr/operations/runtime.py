@@ -10,6 +10,7 @@ name them, and `descriptors.json`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -171,16 +172,18 @@ class _Runtime:
                 check=False,
             )
         log_file = f"{scratch}/log"
-        with standard_stream(0, stdio) as stdin, standard_stream(1, stdio) as stdout:
-            with standard_stream(2, stdio) as stderr:
-                done = subprocess.run(
-                    [self.command[0], "--log", log_file, *self.command[1:], *words],
-                    stdin=stdin,
-                    stdout=stdout,
-                    stderr=stderr,
-                    env=self.environment,
-                    check=False,
-                )
+        with contextlib.ExitStack() as stack:
+            stdin, stdout, stderr = (
+                stack.enter_context(standard_stream(number, stdio)) for number in range(3)
+            )
+            done = subprocess.run(
+                [self.command[0], "--log", log_file, *self.command[1:], *words],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=self.environment,
+                check=False,
+            )
         said = b""
         if os.path.exists(log_file):
             with open(log_file, "rb") as file:
@@ -189,7 +192,7 @@ class _Runtime:
 
     def _failed(self, said: bytes, images: str) -> CriuError:
         """Prefer CRIU's first error over what the runtime makes of it."""
-        first, context = "", ()
+        first, context = log.first_error("")
         path = f"{images}/restore.log"
         if os.path.exists(path):
             with open(path, encoding="utf-8", errors="replace") as file:

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 
 from mountcr.errors import RefusedError, UsageError
 from mountcr.paths import decode
+from mountcr.planning.descriptors import STANDARD_STREAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
     from mountcr.planning.records import Inherited
 
 __all__ = ["opened", "standard_stream"]
 
-_STANDARD = 3
 _REOPENED = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DIRECTORY
 
 
 @contextlib.contextmanager
-def opened(descriptors: Iterable[Inherited], stdio: str) -> Iterator[dict[int, int]]:
+def opened(descriptors: Iterable[Inherited], stdio: str) -> Generator[dict[int, int]]:
     """
-    Open what the descriptors become; give number in the container to descriptor of ours.
+    Open what the descriptors become; give their numbers in the plan to descriptors of ours.
 
     `stdio` is `null`, `inherit` (our own standard streams) or the path of a file, which is
     appended to. Everything is closed at the end. Raises UsageError for a file that cannot be
@@ -38,16 +38,16 @@ def opened(descriptors: Iterable[Inherited], stdio: str) -> Iterator[dict[int, i
     with contextlib.ExitStack() as stack:
         found: dict[int, int] = {}
         for each in descriptors:
-            if each.fd < _STANDARD:
-                found[each.fd] = stack.enter_context(standard_stream(each.fd, stdio))
+            if each.fd in STANDARD_STREAMS:
+                found[each.number] = stack.enter_context(standard_stream(each.fd, stdio))
             else:
-                found[each.fd] = _reopen(each)
-                stack.callback(os.close, found[each.fd])
+                found[each.number] = _reopen(each)
+                stack.callback(os.close, found[each.number])
         yield found
 
 
 @contextlib.contextmanager
-def standard_stream(number: int, stdio: str) -> Iterator[int]:
+def standard_stream(number: int, stdio: str) -> Generator[int]:
     """Open what standard stream `number` becomes, for a block of code. Raises UsageError."""
     if stdio == "inherit":
         yield number

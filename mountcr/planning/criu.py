@@ -29,9 +29,9 @@ def plan_criu(
     descriptors: tuple[Inherited, ...],
     choices: Choices,
     *,
-    root: KPath,
+    root: KPath | None,
 ) -> CriuPlan:
-    """Give the options of both directions; `root` is where a restore finds the root mounted."""
+    """Give the options of both directions; `root` is where a restore finds the root, if any."""
     mode, why_mode = choose_mode(facts, choices.cgroups)
     held = _descriptors(facts)
     lock = next((file for file in held if file.locked), None)
@@ -58,7 +58,7 @@ def plan_criu(
         externals=tuple(
             f"mnt[{each.key}]:{each.source}" for each in externals if each.source is not None
         ),
-        inherit_fds=tuple((each.fd, each.key) for each in descriptors),
+        inherit_fds=tuple((each.number, each.key) for each in descriptors),
         manage_cgroups=mode,
         cgroup_roots=(("", choices.cgroup_root),) if choices.cgroup_root else (),
         file_locks=lock is not None,
@@ -96,7 +96,7 @@ def _reasons(
         option = f"--external mnt[{external.mountpoint}]:{external.key}"
         yield Reason(option=option, because=external.because)
     for each in descriptors:
-        yield Reason(option=f"--inherit-fd fd[{each.fd}]:{each.key}", because=each.because)
+        yield Reason(option=f"--inherit-fd fd[{each.number}]:{each.key}", because=each.because)
     if lock:
         yield Reason(option="--file-locks", because=f"a task holds a lock on {lock.shown}")
     if linked:

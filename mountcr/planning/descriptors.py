@@ -8,36 +8,54 @@ numbers in hexadecimal, `file[MNT_ID:INO]` and `tty[RDEV:DEV]` (criu/files-reg.c
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from mountcr.model import FileKind, InodeType
 from mountcr.planning.records import Inherited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mountcr.model import Facts, OpenFile, Task
 
-__all__ = ["external_file_keys", "inherited"]
+__all__ = ["STANDARD_STREAMS", "external_file_keys", "inherited", "lonely_pipes"]
 
 _OWN_FILE_SYSTEMS: Final = ("/memfd:", "/SYSV", "/[", "/dev/zero\\040(deleted)")
 """What the kernel shows of files that are on no mount at all."""
+
+STANDARD_STREAMS: Final = range(3)
 
 _PTY_MAJORS: Final = range(136, 144)
 _TTY_MAJORS: Final = frozenset({4, 5, *_PTY_MAJORS})
 
 
 def inherited(facts: Facts) -> tuple[Inherited, ...]:
-    """Give each descriptor that leads out of the container, one per file."""
+    """
+    Give each descriptor that leads out of the container and can be given back, one per file.
+
+    Of pipes that is only a standard stream: nobody knows what stood at the end of another one.
+    """
     found: dict[str, Inherited] = {}
-    lonely = _lonely_pipes(facts)
+    lonely = lonely_pipes(facts)
     mount_ids = {int(mount.id) for namespace in facts.namespaces for mount in namespace.mounts}
     for task, file in _descriptors(facts):
         each = _pipe(task, file, lonely) or _outside(task, file, mount_ids)
         if each:
             found.setdefault(each.key, each)
-    return tuple(found.values())
+    return tuple(_numbered(found.values()))
+
+
+def _numbered(descriptors: Iterable[Inherited]) -> Iterator[Inherited]:
+    """Give each a number of its own, because two tasks may have two files by one number."""
+    taken: set[int] = set()
+    for each in descriptors:
+        free = next(number for number in itertools.count(each.fd) if number not in taken)
+        taken.add(free)
+        yield msgspec.structs.replace(each, number=free)
 
 
 def external_file_keys(descriptors: tuple[Inherited, ...]) -> tuple[str, ...]:
@@ -52,7 +70,7 @@ def _descriptors(facts: Facts) -> Iterator[tuple[Task, OpenFile]]:
                 yield task, file
 
 
-def _lonely_pipes(facts: Facts) -> frozenset[str]:
+def lonely_pipes(facts: Facts) -> frozenset[str]:
     """Give the pipes of which the container holds one end only."""
     ends: dict[str, set[bool]] = {}
     for _, file in _descriptors(facts):
@@ -64,11 +82,12 @@ def _lonely_pipes(facts: Facts) -> frozenset[str]:
 
 
 def _pipe(task: Task, file: OpenFile, lonely: frozenset[str]) -> Inherited | None:
-    if file.shown not in lonely:
+    if file.shown not in lonely or file.fd not in STANDARD_STREAMS:
         return None
     end = "reads" if file.flags & os.O_ACCMODE == os.O_RDONLY else "writes"
     because = f"the container only {end} this pipe, the other end is outside"
     return Inherited(
+        number=file.fd,
         fd=file.fd,
         pid=task.pid,
         key=file.shown,
@@ -85,6 +104,7 @@ def _outside(task: Task, file: OpenFile, mount_ids: set[int]) -> Inherited | Non
     if not file.shown.startswith("/") or file.shown.startswith(_OWN_FILE_SYSTEMS):
         return None
     return Inherited(
+        number=file.fd,
         fd=file.fd,
         pid=task.pid,
         key=_key(file),

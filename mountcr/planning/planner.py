@@ -72,7 +72,7 @@ def make_plan(
         choices=choices or Choices(),
         origin=origin,
         host=MountTree(target.host.mounts) if target else origin,
-        graph=MountGraph(facts.namespaces) if facts.namespaces else None,
+        graph=None if _without_mounts(facts) else MountGraph(facts.namespaces),
         target=target,
         at=at,
     )
@@ -101,8 +101,13 @@ def make_plan(
         externals=externals,
         inherited=descriptors,
         findings=findings,
-        criu=plan_criu(facts, externals, descriptors, case.choices, root=at),
+        criu=plan_criu(facts, externals, descriptors, case.choices, root=at if rootfs else None),
     )
+
+
+def _without_mounts(facts: Facts) -> bool:
+    """Tell whether CRIU has no mount namespace to dump: none is there, or it is the host's own."""
+    return not facts.namespaces or facts.shares_mounts
 
 
 def _summary(facts: Facts) -> ContainerSummary:
@@ -136,7 +141,7 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     """Say how the root comes back, with the steps that only a restore needs behind the others."""
     root = case.graph.root if case.graph else None
     container = case.facts.container
-    stack = find_stack(container, root, case.origin)
+    stack = None if case.facts.shares_mounts else find_stack(container, root, case.origin)
     if stack is None:
         return None
     rootfs = plan_rootfs(stack, case.at, case.host, case.choices, container=container.id, root=root)

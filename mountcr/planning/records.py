@@ -64,10 +64,12 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
     """
     A descriptor whose other end or file lies outside: CRIU gets one from us instead.
 
-    `key` is CRIU's: `pipe:[INO]`, `file[MNT:INO]` or `tty[RDEV:DEV]`, numbers of the latter two in
-    hexadecimal. `shown` is what /proc showed.
+    `fd` of task `pid` is the first that was seen of it. `number` is what CRIU gets it as, unique
+    in a plan and the same as `fd` where it can be. `key` is CRIU's: `pipe:[INO]`, `file[MNT:INO]`
+    or `tty[RDEV:DEV]`, numbers of the latter two in hexadecimal. `shown` is what /proc showed.
     """
 
+    number: int
     fd: int
     pid: int
     key: str

@@ -9,13 +9,15 @@ import msgspec
 
 from mountcr import paths
 from mountcr.driver import get_driver, recognise
+from mountcr.graph.tree import MountTree
 from mountcr.model import Mount, Stack
 from mountcr.planning.choices import STATE
 from mountcr.planning.records import Rootfs
 from mountcr.planning.steps import Attributes, Bind, Propagation, Step
 
 if TYPE_CHECKING:
-    from mountcr.graph.tree import MountTree
+    from collections.abc import Iterable
+
     from mountcr.model import Container
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
@@ -42,12 +44,13 @@ def find_stack(container: Container, root: Mount | None, host: MountTree) -> Sta
     return Stack(driver="vfs", upper=container.rootfs, provenance=container.provenance)
 
 
-def holders(stack: Stack, host: MountTree) -> list[tuple[Mount, Stack]]:
-    """Give the mounts of the host that have the stack's upper as theirs, and what they are."""
+def holders(stack: Stack, mounts: Iterable[Mount]) -> list[tuple[Mount, Stack]]:
+    """Give the mounts that have the stack's upper as theirs, and what they are made of."""
     if stack.driver == "vfs" or stack.upper is None:
         return []
     driver = get_driver(stack.driver)
-    found = ((mount, driver.recognise(mount, host)) for mount in host.mounts)
+    nowhere = MountTree(())
+    found = ((mount, driver.recognise(mount, nowhere)) for mount in mounts)
     return [(mount, other) for mount, other in found if other and other.upper == stack.upper]
 
 
@@ -96,7 +99,7 @@ def plan_rootfs(
 
 def _existing(stack: Stack, host: MountTree) -> Mount | None:
     """Find where the very same stack is mounted already: it must never be mounted twice."""
-    for mount, other in holders(stack, host):
+    for mount, other in holders(stack, host.mounts):
         if other.lowers == stack.lowers and not host.hidden(mount):
             return mount
     return None

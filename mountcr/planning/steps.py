@@ -41,7 +41,7 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag=str.l
 
 
 class Directory(_Step, frozen=True, kw_only=True):
-    """Make a directory and its parents, unless it is there."""
+    """Make a directory for a layer, and its parents, unless it is there."""
 
     path: KPath
 
@@ -50,9 +50,9 @@ class Directory(_Step, frozen=True, kw_only=True):
         return f"directory {self.path}"
 
     def execute(self, kernel: Kernel) -> Undo:
-        """Do the step; what was made is removed again if it is still empty."""
+        """Do the step; undoing removes what was made with everything that came into it."""
         made = kernel.make_directory(self.path)
-        return (lambda: kernel.remove_directory(self.path)) if made else None
+        return (lambda: kernel.remove_tree(self.path)) if made else None
 
 
 class Overlay(_Step, frozen=True, kw_only=True):

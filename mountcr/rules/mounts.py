@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.observation.mountinfo import format_line
 from mountcr.paths import KPath
+from mountcr.planning.descriptors import inherited, lonely_pipes
 from mountcr.planning.rootfs import holders
 from mountcr.rules import Found, conditions
 
@@ -72,10 +73,36 @@ def _nested(context: Context) -> Iterator[Found]:
             yield Found(mount.mountpoint, f"{mount.fstype} in the namespace of pid {namespace.pid}")
 
 
+def _stacked(context: Context) -> Iterator[Found]:
+    """E4: a mount that is not external on its own, at the mountpoint of one that is."""
+    if context.graph is None:
+        return
+    for external in context.externals:
+        here = [m for m in context.graph.tree.mounts if m.mountpoint == external.mountpoint]
+        if len({(mount.dev, mount.root) for mount in here}) > 1:
+            yield Found(external.mountpoint, f"{len(here)} mounts are stacked there")
+
+
+def _lonely_pipes(context: Context) -> Iterator[Found]:
+    """L7: pipes that are no standard stream, which are given back."""
+    lonely = lonely_pipes(context.facts)
+    given = {each.key for each in inherited(context.facts)}
+    for task in context.facts.tasks:
+        for file in task.files:
+            if file.shown in lonely and file.shown not in given:
+                yield Found(file.shown, f"descriptor {file.fd} of pid {task.pid}")
+
+
+def _shares_mounts(context: Context) -> Iterator[Found]:
+    """M9."""
+    if context.facts.shares_mounts:
+        yield Found("/", f"mnt:[{context.facts.host.namespaces['mnt']}]")
+
+
 def _foreign_files(context: Context) -> Iterator[Found]:
     """L0: every file that leads out and is not declared; pipes are no file of a mount."""
-    from mountcr.planning.descriptors import inherited
-
+    if context.facts.shares_mounts:
+        return
     given = {each.key for each in context.inherited}
     for each in inherited(context.facts):
         if not each.key.startswith("pipe:") and each.key not in given:
@@ -122,6 +149,8 @@ def _disagreement(context: Context) -> Iterator[Found]:
 def _unknown_layers(context: Context) -> Iterator[Found]:
     """M6: layers that are relative to a directory nobody recorded, or no stack at all."""
     stack = context.stack
+    if context.facts.shares_mounts:
+        return
     if stack is None:
         root = context.graph.root if context.graph else None
         shown = f"{root.fstype} {root.source or ''}".strip() if root else "no root mount"
@@ -137,9 +166,13 @@ def _upper_in_use(context: Context) -> Iterator[Found]:
     stack = context.stack
     if stack is None or context.choices.upper or context.choices.readonly:
         return
-    for mount, other in holders(stack, context.host):
+    for mount, other in holders(stack, context.host.mounts):
         if other.lowers != stack.lowers:
             yield Found(KPath(str(stack.upper)), f"mounted at {mount.mountpoint} with other layers")
+    for namespace in context.target.elsewhere if context.target else ():
+        for mount, _ in holders(stack, namespace.mounts):
+            where = f"pid {namespace.pid} has it mounted at {mount.mountpoint}"
+            yield Found(KPath(str(stack.upper)), where)
 
 
 def _unseen(context: Context) -> Iterator[Found]:
@@ -157,11 +190,14 @@ PREDICATES: Final = {
     "S1": _refused(conditions.unreachable_master, lambda mount: f"master:{mount.master}"),
     "C1": _refused(conditions.foreign_fuse, lambda mount: mount.fstype),
     "E2": _nested,
+    "E4": _stacked,
     "L0": _foreign_files,
+    "L7": _lonely_pipes,
     "F1": _outside_peers,
     "F2": _root_master,
     "M2": _upper_in_use,
     "M4": _disagreement,
     "M6": _unknown_layers,
     "M8": _unseen,
+    "M9": _shares_mounts,
 }

@@ -354,6 +354,24 @@ def test_an_interrupt_stops_criu_and_resumes_the_task(
     assert open_descriptors() == before
 
 
+def test_the_task_outlives_our_death(session: Session, tasks: Tasks, images: KPath) -> None:
+    """When the dumping process is killed CRIU finds out, resumes the task and ends."""
+    pid = tasks.sleeper()
+
+    def die(_: Notification) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    dumper = os.fork()
+    if dumper == 0:
+        session.dump(CriuOptions(kind=Kind.DUMP, pid=pid, images=images), {"query-ext-files": die})
+        os._exit(0)
+    _, status = os.waitpid(dumper, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    (criu,) = (child for child in children_of(os.getpid()) if child != pid)
+    os.waitpid(criu, 0)
+    assert runs(pid)
+
+
 def test_ctrl_c_does_not_reach_criu(session: Session, tasks: Tasks, images: KPath) -> None:
     """CRIU is in a process group of its own: only we are interrupted, and CRIU cleans up."""
     pid = tasks.sleeper()
