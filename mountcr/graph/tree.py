@@ -66,24 +66,18 @@ class MountTree:
         return self.lies_on(mount.mountpoint) is not mount
 
     def order(self) -> list[Mount]:
-        """Give every mount after its parent, otherwise in the order of mountinfo."""
+        """Give every mount once, after its parent, otherwise in the order of mountinfo."""
         placed: set[MountId] = set()
         ordered: list[Mount] = []
-        waiting: list[Mount] = []
         for mount in self.mounts:
-            parent = self.parent(mount)
-            if parent is None or parent.id in placed:
-                self._place(mount, placed, ordered)
-            else:
-                waiting.append(mount)
-        for mount in waiting:
-            if mount.id not in placed:
-                self._place(mount, placed, ordered)
+            chain: list[Mount] = []
+            above: Mount | None = mount
+            while above and above.id not in placed:
+                placed.add(above.id)
+                chain.append(above)
+                above = self.parent(above)
+            ordered += reversed(chain)
         return ordered
-
-    def _place(self, mount: Mount, placed: set[MountId], ordered: list[Mount]) -> None:
-        placed.add(mount.id)
-        ordered.append(mount)
 
     def path_of(self, mount: Mount, *, prefer: Sequence[int] = ()) -> KPath | None:
         """

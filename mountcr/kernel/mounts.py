@@ -98,7 +98,9 @@ def set_attributes(at: KPath, attributes: Iterable[str]) -> None:
     for each in wanted:
         bits |= ATTRIBUTES[each][0]
     try:
-        syscalls.mount_setattr(syscalls.AT_FDCWD, decode(at), 0, bits, 0, 0)
+        # the kernel wants the whole of the access time field cleared to set a part of it
+        clear = syscalls.MOUNT_ATTR__ATIME if "noatime" in wanted else 0
+        syscalls.mount_setattr(syscalls.AT_FDCWD, decode(at), 0, bits, clear, 0)
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise

@@ -50,7 +50,7 @@ def in_private_namespace(work: Callable[[], T], *, fds: list[int] | None = None)
         _child(theirs, parent, work, fds)
     theirs.close()
     try:
-        answer: tuple[bool, T] | None = _receive(ours, fds)
+        answer = _receive(ours, fds)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)
@@ -64,7 +64,7 @@ def in_private_namespace(work: Callable[[], T], *, fds: list[int] | None = None)
         raise MountcrError(f"the worker in the private mount namespace ended with status {code}")
     done, value = answer
     if done:
-        return value
+        return cast("T", value)
     raise cast("BaseException", value)
 
 
@@ -122,7 +122,7 @@ def _send(channel: socket.socket, data: bytes, fds: list[int]) -> None:
     channel.sendall(data)
 
 
-def _receive(channel: socket.socket, fds: list[int] | None) -> tuple[bool, T] | None:
+def _receive(channel: socket.socket, fds: list[int] | None) -> tuple[bool, object] | None:
     """Give the child's answer; None when it died without one."""
     with contextlib.suppress(ConnectionError):
         header = _exactly(channel, 9)
@@ -136,7 +136,7 @@ def _receive(channel: socket.socket, fds: list[int] | None) -> tuple[bool, T] | 
                 fds[:] = received
         data = _exactly(channel, int.from_bytes(header[:8], "little"))
         if data is not None:
-            answer: tuple[bool, T] = pickle.loads(data)  # noqa: S301  # from our own child
+            answer: tuple[bool, object] = pickle.loads(data)  # noqa: S301  # from our own child
             return answer
     return None
 

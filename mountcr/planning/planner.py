@@ -144,7 +144,9 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     stack = None if case.facts.shares_mounts else find_stack(container, root, case.origin)
     if stack is None:
         return None
-    rootfs = plan_rootfs(stack, case.at, case.host, case.choices, container=container.id, root=root)
+    # what is mounted while the container runs says nothing of the time when it comes back
+    mounted = case.host if case.target else MountTree(())
+    rootfs = plan_rootfs(stack, case.at, mounted, case.choices, container=container.id, root=root)
     if case.target is None or case.graph is None:
         return rootfs
     before = tuple(_mountpoint_steps(case, case.graph, case.target, externals))

@@ -20,7 +20,7 @@ class Outline:
 
     text: str
     style: str = ""
-    below: list[Outline] = field(default_factory=list)
+    below: list[Outline] = field(default_factory=list["Outline"])
 
     def add(self, text: str, style: str = "") -> Outline:
         """Put a line below and give it."""

@@ -9,7 +9,7 @@ without the plan's externals and not with them is cured by them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from mountcr.model import Finding, Severity
@@ -47,7 +47,7 @@ class Context:
     inherited: tuple[Inherited, ...] = ()
     target: Target | None = None
     files: tuple[NamedFile, ...] = ()
-    made: frozenset[str] = field(default_factory=frozenset)
+    made: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -162,14 +162,14 @@ def _unknown_layers(context: Context) -> Iterator[Found]:
 
 
 def _upper_in_use(context: Context) -> Iterator[Found]:
-    """M2: a mount of the host that has our upper but is another stack."""
-    stack = context.stack
-    if stack is None or context.choices.upper or context.choices.readonly:
+    """M2: at restore, another stack on this host with our upper, or ours in another namespace."""
+    stack, target = context.stack, context.target
+    if stack is None or target is None or context.choices.upper or context.choices.readonly:
         return
     for mount, other in holders(stack, context.host.mounts):
         if other.lowers != stack.lowers:
             yield Found(KPath(str(stack.upper)), f"mounted at {mount.mountpoint} with other layers")
-    for namespace in context.target.elsewhere if context.target else ():
+    for namespace in target.elsewhere:
         for mount, _ in holders(stack, namespace.mounts):
             where = f"pid {namespace.pid} has it mounted at {mount.mountpoint}"
             yield Found(KPath(str(stack.upper)), where)

@@ -13,7 +13,9 @@ from mountcr.model import Mount
 from mountcr.observation.mountinfo import format_line, format_table, parse_line, parse_table
 
 AWKWARD = st.lists(
-    st.sampled_from([b"\\040", b"\\134", b"\\", b"x5c", b"\xff", b",", b":", b"#", b"-", b"a", b"="]),
+    st.sampled_from(
+        [b"\\040", b"\\134", b"\\", b"x5c", b"\xff", b",", b":", b"#", b"-", b"a", b"="]
+    ),
     max_size=10,
 ).map(b"".join)
 RAW = st.binary(max_size=30) | AWKWARD

@@ -11,7 +11,9 @@ from mountcr.overlayopts import OverlayOptions, format_options, parse_options
 from mountcr.paths import KPath, from_line
 
 NAMES = st.lists(
-    st.sampled_from([b"a", b" ", b",", b":", b"\\", b"\n", b"\t", b"#", b"=", b"\xff", b"134", b"+"]),
+    st.sampled_from(
+        [b"a", b" ", b",", b":", b"\\", b"\n", b"\t", b"#", b"=", b"\xff", b"134", b"+"]
+    ),
     min_size=1,
     max_size=8,
 ).map(lambda parts: b"/" + b"".join(parts))

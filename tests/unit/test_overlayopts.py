@@ -49,7 +49,8 @@ def test_spellings_of_lower_layers(shown: str, layers: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "shown", ["ro,lowerdir=/l2:/l1::/d1::/d2", "ro,lowerdir+=/l2,lowerdir+=/l1,datadir+=/d1,datadir+=/d2"]
+    "shown",
+    ["ro,lowerdir=/l2:/l1::/d1::/d2", "ro,lowerdir+=/l2,lowerdir+=/l1,datadir+=/d1,datadir+=/d2"],
 )
 def test_data_only_layers(shown: str) -> None:
     """What stands behind `::` is not a lower layer."""
