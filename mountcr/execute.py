@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from mountcr.errors import LeftBehindError, MountcrError, StepError
+from mountcr.interrupts import held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -174,7 +175,8 @@ def applied(
     rollback = _Rollback()
 
     def undo() -> None:
-        left = rollback.run()
+        with held_back():
+            left = rollback.run()
         if left:
             msg = f"could not undo: {'; '.join(left)}"
             raise LeftBehindError(msg, left, hint="unmount or remove it by hand")

@@ -113,8 +113,8 @@ def _run(parsed: argparse.Namespace) -> int:  # noqa: PLR0911  # one for each wa
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}")
         return 7 if isinstance(error, PermissionError) else 1
-    except KeyboardInterrupt:
-        complain("interrupted; what was done is undone")
+    except KeyboardInterrupt as interrupt:
+        complain(str(interrupt) or "interrupted; what was done is undone")
         return _INTERRUPTED
     except Exception as error:  # a defect; people get one line all the same
         if os.environ.get("MOUNTCR_DEBUG"):

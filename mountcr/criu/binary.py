@@ -7,6 +7,7 @@ Everything is found by running it; nothing is concluded from a version. No state
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,15 +16,17 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr import programs
 from mountcr.criu import log
-from mountcr.errors import CapabilityError, PrivilegeError
+from mountcr.errors import CapabilityError, CriuError, PrivilegeError
 from mountcr.model import Criu
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 __all__ = [
     "HINT",
+    "blamed",
     "candidates",
+    "check",
     "has_feature",
     "identify",
     "locate",
@@ -60,10 +63,26 @@ def candidates() -> tuple[str, ...]:
 
 def locate() -> tuple[str, ...]:
     """Give the command of the first candidate that prints its version; empty if there is none."""
+    return identify().command
+
+
+def identify() -> Criu:
+    """
+    Give the first candidate that prints its version, without asking whether it works.
+
+    Asking takes CRIU 0.1 s. `problem` is the first line that the last candidate said, or that
+    there is none.
+    """
+    said = ""
     for path in candidates():
-        if version_of((path,)):
-            return (path,)
-    return ()
+        status, out = _run([path, "--version"])
+        version = parse_version(out) if status == 0 else ""
+        if version:
+            return Criu(command=(path,), version=version)
+        said = (out.strip().splitlines() or [""])[0]
+    tried = ", ".join(candidates()) or "PATH"
+    problem = f"no CRIU that runs was found (tried {tried})"
+    return Criu(problem=f"{problem}: {said}" if said else problem)
 
 
 def version_of(command: Sequence[str]) -> str:
@@ -83,12 +102,6 @@ def parse_version(text: str) -> str:
     return match[1] if match else ""
 
 
-def identify() -> Criu:
-    """Give the CRIU of this host without asking whether it works, which takes it 0.1 s."""
-    command = locate()
-    return Criu(command=command, version=version_of(command) if command else "")
-
-
 def probe() -> Criu:
     """
     Ask the CRIU of this host whether it is content; run nothing else.
@@ -96,11 +109,10 @@ def probe() -> Criu:
     `problem` is the first error of `criu check`, or says that there is no CRIU. `criu check`
     needs root: without it, its complaint about that is the problem.
     """
-    command = locate()
-    if not command:
-        tried = ", ".join(candidates()) or "PATH"
-        return Criu(problem=f"no CRIU that runs was found (tried {tried})")
-    version = version_of(command)
+    found = identify()
+    if not found.command:
+        return found
+    command, version = found.command, found.version
     status, out = _run([*command, "check"])
     if status == 0:
         return Criu(command=command, version=version)
@@ -111,7 +123,34 @@ def probe() -> Criu:
 
 def require() -> Criu:
     """
-    Give the CRIU of this host.
+    Give the CRIU of this host. Whether it works is asked when it has failed: `blamed`.
+
+    Raises CapabilityError if there is none.
+    """
+    criu = identify()
+    if not criu.command:
+        raise CapabilityError(criu.problem, probe="criu --version", hint=HINT)
+    return criu
+
+
+@contextlib.contextmanager
+def blamed() -> Generator[None]:
+    """
+    For a block of code in which CRIU works: when it fails, ask whether it can work here at all.
+
+    Raises CapabilityError instead of the CriuError when `criu check` fails too, PrivilegeError if
+    CRIU only lacks the privilege to try.
+    """
+    try:
+        yield
+    except CriuError:
+        check()
+        raise
+
+
+def check() -> Criu:
+    """
+    Give the CRIU of this host if it works.
 
     Raises CapabilityError if there is none or it does not work, PrivilegeError if it only lacks
     the privilege to try.

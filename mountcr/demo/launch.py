@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import StepError
+from mountcr.interrupts import let_through
 from mountcr.kernel import mounts, syscalls
 from mountcr.paths import ROOT, KPath, decode, encode, join
 
@@ -118,6 +119,7 @@ def _wait(handle: int) -> None:
 def _in_child(recipe: Recipe, writer: int) -> None:
     """Fork init into new namespaces, tell its pid, and leave."""
     try:
+        let_through()  # what the caller holds back is not held back in the container
         syscalls.unshare(
             syscalls.CLONE_NEWNS
             | syscalls.CLONE_NEWPID

@@ -22,6 +22,7 @@ from mountcr.demo.launch import BindMount, Recipe, Tmpfs, launch, stop
 from mountcr.engines import find
 from mountcr.errors import CapabilityError, VerificationError
 from mountcr.graph import MountGraph
+from mountcr.interrupts import held_back
 from mountcr.kernel.live import LiveKernel
 from mountcr.model import Record
 from mountcr.observation import mountinfo, observe
@@ -143,10 +144,16 @@ def _wait_beyond(read: Callable[[], int], value: int) -> int:
 @contextlib.contextmanager
 def _place() -> Generator[_Place]:
     """Give a directory, and remove it at the end with every mount that is on it."""
-    top = os.path.realpath(tempfile.mkdtemp(prefix="mountcr-demo-"))
-    try:
+    with contextlib.ExitStack() as cleanup:
+        with held_back():
+            top = os.path.realpath(tempfile.mkdtemp(prefix="mountcr-demo-"))
+            cleanup.callback(_remove, top)
         yield _Place(top)
-    finally:
+
+
+def _remove(top: str) -> None:
+    """Unmount what is below a directory, and remove it."""
+    with held_back():
         kernel = LiveKernel()
         for mount in reversed(mountinfo.read()):
             if paths.is_beneath(mount.mountpoint, encode(top)):
@@ -168,18 +175,19 @@ def demonstrate(driver: str, say: Callable[[str], None]) -> DemoResult:
         kernel = LiveKernel()
         kernel.mount_overlay(place.kpath("root"), _layers(place))
         say("a container of busybox: three layers, a bind of hosts, a volume, a tmpfs, a counter")
-        pid = launch(
-            Recipe(
-                root=place.path("root"),
-                command=["/bin/counter"],
-                mounts=[
-                    BindMount(place.path("hosts"), "/etc/hosts"),
-                    BindMount(place.path("data"), "/data"),
-                    Tmpfs("/run"),
-                ],
+        with held_back():
+            pid = launch(
+                Recipe(
+                    root=place.path("root"),
+                    command=["/bin/counter"],
+                    mounts=[
+                        BindMount(place.path("hosts"), "/etc/hosts"),
+                        BindMount(place.path("data"), "/data"),
+                        Tmpfs("/run"),
+                    ],
+                )
             )
-        )
-        running.callback(stop, pid)
+            running.callback(stop, pid)
         started = _wait_beyond(lambda: _count(place, "upper"), 0)
         images, choices = place.kpath("images"), Choices(images=place.kpath("images"))
         _explain(pid, choices, say)

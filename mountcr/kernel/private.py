@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from mountcr.errors import MountcrError, PrivilegeError
+from mountcr.interrupts import hold_back, let_through
 from mountcr.kernel import mounts, syscalls
 from mountcr.paths import ROOT
 
@@ -26,12 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["in_private_namespace"]
+__all__ = ["in_namespace_of", "in_private_namespace"]
 
 T = TypeVar("T")
 
 
-def in_private_namespace(work: Callable[[], T], *, fds: list[int] | None = None) -> T:
+def in_private_namespace(
+    work: Callable[[], T],
+    *,
+    fds: list[int] | None = None,
+    undo: Callable[[T], object] | None = None,
+) -> T:
     """
     Call `work` in a private mount namespace and give what it returns.
 
@@ -39,26 +46,65 @@ def in_private_namespace(work: Callable[[], T], *, fds: list[int] | None = None)
     return descriptors by appending them to `fds`, whose numbers are replaced by the caller's own
     copies, which the caller owns. Raises PrivilegeError without CAP_SYS_ADMIN, what `work`
     raises, and MountcrError when the child was killed. Nothing stays mounted in any case.
+
+    When the caller is interrupted, `work` gets a KeyboardInterrupt too; if it is done all the same,
+    because it held the signal back or was faster, `undo` is called with what it returned.
     """
+    return _forked(_unshare, work, fds, undo)
+
+
+def in_namespace_of(pid: int, work: Callable[[], T]) -> T:
+    """
+    Call `work` in the mount namespace of a process, at its root, and give what it returns.
+
+    It runs in a forked child as in `in_private_namespace`, but what it mounts there stays. Raises
+    PrivilegeError without CAP_SYS_ADMIN, OSError when the process has ended, what `work` raises.
+    """
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _forked(lambda: syscalls.setns(namespace, syscalls.CLONE_NEWNS), work)
+    finally:
+        os.close(namespace)
+
+
+def _forked(
+    enter: Callable[[], None],
+    work: Callable[[], T],
+    fds: list[int] | None = None,
+    undo: Callable[[T], object] | None = None,
+) -> T:
+    """Do the work in a forked child that first enters a namespace."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
+    before = hold_back()  # so that the child has its handlers before it can be interrupted
     child = os.fork()
     if child == 0:
         ours.close()
-        _child(theirs, parent, work, fds)
+        _child(theirs, parent, enter, work, fds)
     theirs.close()
+    interrupt: BaseException | None = None
     try:
-        answer = _receive(ours, fds)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGTERM)
-        _drain(ours)
-        raise
+        _wait(ours, before)
+    except BaseException as error:  # noqa: BLE001  # it is raised below, when the child has ended
+        interrupt = error
+        os.kill(child, signal.SIGTERM)
+    try:
+        answer: tuple[bool, object] | None = _receive(ours, fds)
     finally:
         ours.close()
         _, status = os.waitpid(child, 0)
+    try:
+        let_through(before)
+    except BaseException as error:  # noqa: BLE001
+        interrupt = error
+    if interrupt is not None:
+        if answer and answer[0] and undo:
+            undo(cast("T", answer[1]))
+        for fd in fds or ():
+            os.close(fd)
+        raise interrupt
     if answer is None:
         code = os.waitstatus_to_exitcode(status)
         raise MountcrError(f"the worker in the private mount namespace ended with status {code}")
@@ -68,13 +114,29 @@ def in_private_namespace(work: Callable[[], T], *, fds: list[int] | None = None)
     raise cast("BaseException", value)
 
 
+def _wait(channel: socket.socket, before: frozenset[int]) -> None:
+    """Wait for the answer, or for its absence; only here the parent can be interrupted."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    let_through(before)
+    try:
+        poll.poll()
+    finally:
+        hold_back()
+
+
 def _child(
-    channel: socket.socket, parent: int, work: Callable[[], T], fds: list[int] | None
+    channel: socket.socket,
+    parent: int,
+    enter: Callable[[], None],
+    work: Callable[[], T],
+    fds: list[int] | None,
 ) -> None:
     """Do the work and never return; whatever happens, the answer tells."""
     status = 0
     try:
-        _enter(parent)
+        _prepare(parent)
+        _enter(enter)
         answer: tuple[bool, object] = (True, work())
     except BaseException as error:  # noqa: BLE001  # it is raised again by the parent
         answer = (False, error)
@@ -86,18 +148,27 @@ def _child(
         os._exit(status)
 
 
-def _enter(parent: int) -> None:
+def _prepare(parent: int) -> None:
+    """End with the parent, and leave what the terminal sends to it."""
     syscalls.prctl_set_pdeathsig(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it ended before the signal was set
     # Ctrl-C reaches the whole foreground group; only the parent acts on it, and says so once
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
+    let_through()
+
+
+def _enter(enter: Callable[[], None]) -> None:
     try:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
+        enter()
     except PermissionError as error:
-        msg = "a private mount namespace needs CAP_SYS_ADMIN"
+        msg = "a mount namespace of one's own needs CAP_SYS_ADMIN"
         raise PrivilegeError(msg, hint="run as root") from error
+
+
+def _unshare() -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNS)
     mounts.set_propagation(ROOT, "slave", recursive=True)
 
 
@@ -149,10 +220,3 @@ def _exactly(channel: socket.socket, size: int) -> bytes | None:
             return None
         data += part
     return bytes(data)
-
-
-def _drain(channel: socket.socket) -> None:
-    """Wait until the child has unwound and closed its end."""
-    with contextlib.suppress(OSError):
-        while channel.recv(65536):
-            pass

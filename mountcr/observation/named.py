@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The files that images name: held open while the tasks are frozen, read when they are gone.
+The files that images name: within reach while the tasks are frozen, read when they are gone.
 
-Opening costs no time that the container is frozen for, and an open file outlives the container's
-mount namespace.
+Reading takes time for which the container need not be frozen.
 """
 
 from __future__ import annotations
@@ -58,77 +57,88 @@ def digest(fd: int) -> str:
 
 class NamedFiles:
     """
-    The regular files of a set of images, held open until `close()`.
+    The way to a container's files that outlives its tasks, until `close()`.
 
-    Only files on the root file system and on externals count: what lies on other mounts CRIU
-    brings back itself.
+    It holds the root directory and the mount namespace of a task by descriptor, so that the
+    mounts stay when the task has ended.
     """
+
+    def __init__(self) -> None:
+        self._root = -1
+        self._stack = contextlib.ExitStack()
+
+    def hold(self, pid: int) -> None:
+        """Take hold of the mounts of a task; that costs it no time."""
+        self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stack.callback(os.close, self._root)
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._stack.callback(os.close, namespace)
+
+    def close(self) -> None:
+        """Let go."""
+        self._stack.close()
+        self._root = -1
+
+    def read(
+        self, files: Iterable[FileImage], tree: MountTree, externals: Iterable[External]
+    ) -> tuple[NamedFile, ...]:
+        """
+        Read the regular files on the root file system and on externals, with their digests.
+
+        What lies on other mounts CRIU brings back itself. Nothing is read when nothing is held.
+        """
+        if self._root < 0:
+            return ()
+        places = _Places(tree, externals)
+        once = {each.path: each for each in files if not each.external}
+        read = (self._read(file, places) for file in once.values())
+        return tuple(each for each in read if each)
+
+    def _read(self, file: FileImage, places: _Places) -> NamedFile | None:
+        mountpoint = places.of(file.path)
+        if mountpoint is None or (file.mode is not None and not stat.S_ISREG(file.mode)):
+            return None
+        try:
+            fd = open_beneath(self._root, file.path)
+        except FileNotFoundError:
+            return None  # unlinked: CRIU keeps the content itself
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENXIO}:
+                return None
+            msg = f"{file.path} cannot be opened to be recorded: {error.strerror}"
+            raise StepError(msg, errno=error.errno or 0) from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            free = mountpoint != ROOT and file.flags & os.O_ACCMODE != os.O_RDONLY
+            return NamedFile(
+                path=file.path,
+                mountpoint=mountpoint,
+                size=None if _may_grow(file) else file.size,
+                mode=file.mode,
+                digest="" if free or _may_grow(file) else digest(fd),
+            )
+        finally:
+            os.close(fd)
+
+
+class _Places:
+    """Which mounts' files count: the root's and those of externals."""
 
     def __init__(self, tree: MountTree, externals: Iterable[External]) -> None:
         self._tree = tree
-        self._external = {each.mountpoint for each in externals}
-        self._held: list[tuple[NamedFile, int]] = []
-        self._stack = contextlib.ExitStack()
+        found = (tree.lies_on(each.mountpoint) for each in externals)
+        self._external = [mount for mount in found if mount]
 
-    def close(self) -> None:
-        """Close every file."""
-        self._stack.close()
-
-    def hold(self, pid: int, files: Iterable[FileImage]) -> None:
-        """Open the files through the root directory of a task that is frozen."""
-        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for file in {each.path: each for each in files if not each.external}.values():
-                self._hold(root, file)
-        finally:
-            os.close(root)
-
-    def _hold(self, root: int, file: FileImage) -> None:
-        mountpoint = self._place(file.path)
-        if mountpoint is None or (file.mode is not None and not stat.S_ISREG(file.mode)):
-            return
-        try:
-            fd = open_beneath(root, file.path)
-        except FileNotFoundError:
-            return  # unlinked: CRIU keeps the content itself
-        except OSError as error:
-            if error.errno in {errno.ELOOP, errno.ENXIO}:
-                return
-            msg = f"{file.path} cannot be opened to be recorded: {error.strerror}"
-            raise StepError(msg, errno=error.errno or 0) from error
-        self._stack.callback(os.close, fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return
-        named = NamedFile(
-            path=file.path,
-            mountpoint=mountpoint,
-            size=None if _may_grow(file) else file.size,
-            mode=file.mode,
-        )
-        free = mountpoint != ROOT and file.flags & os.O_ACCMODE != os.O_RDONLY
-        self._held.append((named, -1 if free or _may_grow(file) else fd))
-
-    def _place(self, path: KPath) -> KPath | None:
-        """Give the mountpoint a path lies on if it is the root's or an external's."""
+    def of(self, path: KPath) -> KPath | None:
+        """Give the mountpoint that a path lies on, None where it does not count."""
         mount = self._tree.lies_on(path)
-        if mount is None:
-            return None
-        if mount is self._tree.root:
-            return ROOT
-        for mountpoint in self._external:
-            outer = self._tree.lies_on(mountpoint)
-            if outer and outer.dev == mount.dev and is_beneath(mount.root, outer.root):
+        if mount is None or mount is self._tree.root:
+            return ROOT if mount else None
+        for outer in self._external:
+            if outer.dev == mount.dev and is_beneath(mount.root, outer.root):
                 return mount.mountpoint
         return None
-
-    def digested(self) -> tuple[NamedFile, ...]:
-        """Read what is held and give the files with their digests."""
-        import msgspec
-
-        return tuple(
-            msgspec.structs.replace(file, digest=digest(fd)) if fd >= 0 else file
-            for file, fd in self._held
-        )
 
 
 def _may_grow(file: FileImage) -> bool:

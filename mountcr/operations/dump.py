@@ -22,6 +22,7 @@ from mountcr.criu.images import ImageSet
 from mountcr.criu.session import Notification, Session
 from mountcr.errors import GoneError, PrivilegeError, RefusedError, UsageError
 from mountcr.graph.tree import MountTree
+from mountcr.interrupts import hold_back, let_through
 from mountcr.manifest import Manifest
 from mountcr.model import FileKind, Record
 from mountcr.observation import observe, observe_host
@@ -75,39 +76,62 @@ class _Dump:
         self.choices = choices
         self.facts = facts
         self.plan = make_plan(facts, choices)
-        self.files: NamedFiles | None = None
+        self.files = NamedFiles()
         self.named: tuple[NamedFile, ...] | None = None
         self.frozen_at = 0.0
+        self.completing: frozenset[int] | None = None
 
     def freeze_begins(self, _stage: Notification) -> None:
         self.frozen_at = time.monotonic()
 
     def look_again(self, _stage: Notification) -> list[str]:
-        """Give the externals that appeared since the plan; the tasks are frozen now."""
-        self.facts = observe(self.container, host=self.facts.host)
+        """
+        Give the externals that appeared since the plan; the tasks are frozen now.
+
+        While they are, nothing is planned again that would come out the same.
+        """
+        before, self.facts = self.facts, observe(self.container, host=self.facts.host)
+        if _asks_the_same(before, self.facts):
+            return []
         late = make_plan(self.facts, self.choices)
         refuse(late, "the dump")
         known = set(self.plan.criu.dump_options.externals)
         self.plan = late
         return [each for each in late.criu.dump_options.externals if each not in known]
 
-    def hold_files(self, _stage: Notification) -> None:
+    def hold_mounts(self, _stage: Notification) -> None:
         """
-        Open what the images name; the images are complete and the tasks still frozen.
+        Hold the mounts; the images are complete and the tasks still frozen.
 
-        Tasks that run on would change the files, so then they are read at once.
+        Tasks that run on would change the files, so then they are read at once. Others end next,
+        and then the dump has to be completed: from here on it cannot be interrupted any more.
         """
-        tree = MountTree(self.facts.namespaces[0].mounts)
-        self.files = NamedFiles(tree, self.plan.externals)
-        images = ImageSet(self.choices.images)
-        self.files.hold(self.container.pid, images.regular_files())
+        self.files.hold(self.container.pid)
         if self.choices.leave_running:
-            self.named = self.files.digested()
+            self.read_files()
+        else:
+            self.completing = hold_back()
+
+    def close(self) -> None:
+        """Let go of the mounts; be interrupted now if somebody has tried to meanwhile."""
+        self.files.close()
+        if self.completing is not None:
+            try:
+                let_through(self.completing)
+            except KeyboardInterrupt:
+                msg = f"interrupted; the dump was complete by then: {self.choices.images}"
+                raise KeyboardInterrupt(msg) from None
+
+    def read_files(self) -> tuple[NamedFile, ...]:
+        """Read the files that the images name, once."""
+        if self.named is None:
+            tree = MountTree(self.facts.namespaces[0].mounts)
+            images = ImageSet(self.choices.images)
+            self.named = self.files.read(images.regular_files(), tree, self.plan.externals)
+        return self.named
 
     def manifest(self) -> Manifest:
         """Read the files and give the manifest."""
-        if self.named is None:
-            self.named = self.files.digested() if self.files else ()
         options = self.plan.criu.dump_options
         return Manifest(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -116,11 +140,27 @@ class _Dump:
             externals=self.plan.externals,
             inherited=self.plan.inherited,
             cgroups=options.manage_cgroups,
-            files=self.named,
+            files=self.read_files(),
             losses=self.plan.losses,
             standard_streams=_standard_streams(self.facts),
             extra=self.choices.extra,
         )
+
+
+def _asks_the_same(before: Facts, after: Facts) -> bool:
+    """Tell whether two facts ask the same of CRIU: mounts and what descriptors lead to."""
+    if before.namespaces != after.namespaces or before.unseen != after.unseen:
+        return False
+    return _held(before) == _held(after)
+
+
+def _held(facts: Facts) -> set[tuple[int, KPath, int, bool]]:
+    return {
+        (task.pid, file.shown, file.mnt_id, file.locked)
+        for task in facts.tasks
+        for file in task.files
+        if file.kind is FileKind.FD
+    }
 
 
 def _standard_streams(facts: Facts) -> tuple[str, ...]:
@@ -164,10 +204,10 @@ def _perform(work: _Dump, command: tuple[str, ...], there: frozenset[bytes]) -> 
     hooks = {
         "pre-dump": work.freeze_begins,
         "query-ext-files": work.look_again,
-        "post-dump": work.hold_files,
+        "post-dump": work.hold_mounts,
     }
     try:
-        with Session(command) as session:
+        with binary.blamed(), Session(command) as session:
             session.dump(work.plan.criu.dump_options, hooks)
     except BaseException:
         if work.choices.leave_running or _goes_on(work.container):
@@ -212,8 +252,7 @@ def dump(container: Container, choices: Choices) -> DumpResult:
         thawed = time.monotonic()
         manifests.write(work.manifest(), choices.images)
     finally:
-        if work.files:
-            work.files.close()
+        work.close()
     return DumpResult(
         images=choices.images,
         manifest=paths.join(choices.images, manifests.MANIFEST),

@@ -8,7 +8,9 @@ unless the root is asked for on the host too; then it is attached there as the l
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -17,20 +19,22 @@ import msgspec
 from mountcr import manifest as manifests
 from mountcr.criu import binary
 from mountcr.criu.session import Notification, Session
-from mountcr.errors import PrivilegeError, VerificationError
+from mountcr.errors import PrivilegeError, UsageError, VerificationError
 from mountcr.execute import applied
 from mountcr.graph import MountGraph
 from mountcr.graph.diff import Difference, diff
 from mountcr.graph.tree import MountTree
+from mountcr.interrupts import hold_back
 from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
-from mountcr.kernel.private import in_private_namespace
+from mountcr.kernel.private import in_namespace_of, in_private_namespace
 from mountcr.model import Record, Target
 from mountcr.observation import mountinfo, observe_host
 from mountcr.observation.target import observe_target
+from mountcr.observation.tasks import descendants
 from mountcr.operations.dump import refuse
 from mountcr.operations.streams import opened
-from mountcr.paths import KPath, decode
+from mountcr.paths import ROOT, KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.planner import make_plan, needed_mountpoints
 from mountcr.planning.rootfs import find_stack, plan_rootfs
@@ -48,8 +52,10 @@ __all__ = [
     "attach_root",
     "check_plan",
     "compare",
+    "end_tasks",
     "is_announced",
     "plan_restore",
+    "protect_root",
     "restore",
 ]
 
@@ -176,19 +182,26 @@ def restore(
     Raises what `plan_restore` raises, RefusedError and VerificationError before anything is
     touched, CapabilityError when CRIU does not work here, StepError or CriuError when something
     failed and was undone, and VerificationError when the restored mount table is not the dumped
-    one: then the restored tasks are gone.
+    one: then the restored tasks are gone. They are gone as well when this is interrupted.
     """
     started = time.monotonic()
+    if choices.root_at and not os.path.isdir(decode(choices.root_at)):
+        raise UsageError(f"--root {choices.root_at}: no such directory", hint="make it first")
     manifest, plan = plan_restore(images, choices)
     check_plan(plan)
     criu = binary.require()
     planned = time.monotonic()
     work = _Restore(manifest, plan, choices, criu.command, report)
     fds: list[int] = []
-    with opened(plan.inherited, stdio) as inherit:
-        pid = in_private_namespace(lambda: work.run(inherit, fds), fds=fds)
-    attach_root(fds, choices.root_at)
-    found = compare(manifest, pid)
+    with binary.blamed(), opened(plan.inherited, stdio) as inherit:
+        pid = in_private_namespace(lambda: work.run(inherit, fds), fds=fds, undo=end_tasks)
+    with contextlib.ExitStack() as undo:
+        undo.callback(end_tasks, pid)
+        attach_root(fds, choices.root_at)
+        if choices.root_at:
+            undo.callback(LiveKernel().unmount, choices.root_at)
+        found = compare(manifest, pid)
+        undo.pop_all()
     return RestoreResult(
         pid=pid,
         root=choices.root_at,
@@ -200,6 +213,13 @@ def restore(
     )
 
 
+def end_tasks(pid: int) -> None:
+    """Kill what was restored: the root task and all below it."""
+    for each in descendants(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
 def attach_root(fds: list[int], at: KPath | None) -> None:
     """Attach a clone of the root at a directory of the host; closes the descriptors."""
     for fd in fds:
@@ -208,6 +228,13 @@ def attach_root(fds: list[int], at: KPath | None) -> None:
                 mounts.attach(fd, at)
         finally:
             os.close(fd)
+
+
+def protect_root(manifest: Manifest, pid: int) -> None:
+    """Make the root of a restored task read-only if it was; the plan leaves that to the end."""
+    root = MountTree(manifest.facts.namespaces[0].mounts).root
+    if root is not None and root.readonly:
+        in_namespace_of(pid, lambda: mounts.set_attributes(ROOT, ("ro",)))
 
 
 class _Restore:
@@ -234,14 +261,15 @@ class _Restore:
         steps = self.plan.rootfs.steps if self.plan.rootfs else ()
         with applied(steps, LiveKernel()), Session(self.command) as session:
             pid = session.restore(
-                self.plan.criu.restore_options, {"post-restore": self._compare}, inherit
+                self.plan.criu.restore_options, {"post-restore": self._finish}, inherit
             )
             if self.choices.root_at:
                 fds.append(mounts.clone(RESTORE_ROOT))
             return pid
 
-    def _compare(self, stage: Notification) -> None:
-        """Compare the mounts while CRIU can still undo everything."""
+    def _finish(self, stage: Notification) -> None:
+        """Complete and compare the mounts while CRIU can still undo everything."""
+        protect_root(self.manifest, stage.pid)
         found = [
             each
             for each in compare(self.manifest, stage.pid, again=False)
@@ -253,3 +281,4 @@ class _Restore:
             raise VerificationError(
                 msg, lines, hint="the restored tasks were killed; the images are as they were"
             )
+        hold_back()  # from here on CRIU completes what it does; the caller undoes it if it must

@@ -32,8 +32,10 @@ from mountcr.operations.restore import (
     attach_root,
     check_plan,
     compare,
+    end_tasks,
     is_announced,
     plan_restore,
+    protect_root,
 )
 from mountcr.operations.streams import standard_stream
 from mountcr.paths import KPath, decode
@@ -73,7 +75,8 @@ def restore_by_runtime(images: KPath, choices: Choices, *, stdio: str = "null") 
     runtime = _Runtime(manifest, plan, choices, stdio)
     runtime.forget_stopped()
     fds: list[int] = []
-    pid = in_private_namespace(lambda: runtime.run(fds), fds=fds)
+    pid = in_private_namespace(lambda: runtime.run(fds), fds=fds, undo=end_tasks)
+    protect_root(manifest, pid)
     attach_root(fds, choices.root_at)
     found = compare(manifest, pid)
     return RestoreResult(

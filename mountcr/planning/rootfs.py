@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_stack", "holders", "plan_rootfs"]
 
-_KEPT = ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow")
+_KEPT = ("nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow")
 
 
 def find_stack(container: Container, root: Mount | None, host: MountTree) -> Stack | None:
@@ -119,7 +119,12 @@ def _frozen(stack: Stack, at: KPath) -> list[Step]:
 
 
 def _attributes(root: Mount, at: KPath) -> list[Step]:
-    """Give the root its attributes and, where it was in a peer group, one to be in again."""
+    """
+    Give the root its attributes and, where it was in a peer group, one to be in again.
+
+    Read-only it becomes only when CRIU is done: unless there is a /tmp, CRIU makes a directory in
+    it for pivot_root(2) (criu/mount.c, `cr_pivot_root()`).
+    """
     steps: list[Step] = []
     kept = tuple(each for each in root.options.split(",") if each in _KEPT)
     if kept:

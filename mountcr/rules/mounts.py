@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr.observation.mountinfo import format_line
-from mountcr.paths import KPath
+from mountcr.paths import ROOT, KPath
 from mountcr.planning.descriptors import inherited, lonely_pipes
 from mountcr.planning.rootfs import holders
 from mountcr.rules import Found, conditions
@@ -162,15 +162,23 @@ def _unknown_layers(context: Context) -> Iterator[Found]:
 
 
 def _upper_in_use(context: Context) -> Iterator[Found]:
-    """M2: at restore, another stack on this host with our upper, or ours in another namespace."""
+    """
+    M2: at restore, another stack on this host with our upper, or ours in another namespace.
+
+    A mount of the host that other namespaces have a copy of is no second mount, and is bound; but
+    what is somebody's root is a container that runs.
+    """
     stack, target = context.stack, context.target
     if stack is None or target is None or context.choices.upper or context.choices.readonly:
         return
     for mount, other in holders(stack, context.host.mounts):
         if other.lowers != stack.lowers:
             yield Found(KPath(str(stack.upper)), f"mounted at {mount.mountpoint} with other layers")
+    ours = {mount.dev for mount, _ in holders(stack, context.host.mounts)}
     for namespace in target.elsewhere:
         for mount, _ in holders(stack, namespace.mounts):
+            if mount.dev in ours and mount.mountpoint != ROOT:
+                continue
             where = f"pid {namespace.pid} has it mounted at {mount.mountpoint}"
             yield Found(KPath(str(stack.upper)), where)
 

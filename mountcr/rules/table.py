@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 import tomllib
-from importlib import resources
 
 import msgspec
 
@@ -29,5 +29,5 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 @functools.cache
 def table() -> dict[str, Rule]:
     """Give every rule by its id."""
-    text = resources.files("mountcr.rules").joinpath("table.toml").read_text("utf-8")
-    return msgspec.convert(tomllib.loads(text), dict[str, Rule])
+    text = pkgutil.get_data("mountcr.rules", "table.toml") or b""
+    return msgspec.convert(tomllib.loads(text.decode()), dict[str, Rule])

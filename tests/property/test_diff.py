@@ -9,11 +9,11 @@ from typing import Final
 import msgspec
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import tables, tmpfs
 
 from mountcr.graph.diff import diff
 from mountcr.model import Mount, MountId
 from mountcr.paths import KPath
+from strategies import tables, tmpfs
 
 RANDOM: Final = st.integers(0, 2**16).map(random.Random)
 """A source of choices; seeded, so that a failing one can be had again."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,7 +88,5 @@ def test_a_mountpoint_means_the_bytes_that_were_mounted_on(raw: bytes) -> None:
 @given(st.binary(max_size=80))
 def test_other_bytes_are_refused_by_one_error(line: bytes) -> None:
     """Nothing but DocumentError comes out of bytes that are no line."""
-    try:
+    with contextlib.suppress(DocumentError):
         parse_line(line)
-    except DocumentError as error:
-        assert error.message.isprintable()

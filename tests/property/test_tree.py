@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hypothesis import given
-from strategies import PLACES, tables, tmpfs
 
 from mountcr import paths
 from mountcr.graph.tree import MountTree
 from mountcr.paths import KPath
+from strategies import PLACES, tables, tmpfs
 
 if TYPE_CHECKING:
     from mountcr.model import Mount

@@ -10,7 +10,7 @@ import pytest
 
 from mountcr import programs
 from mountcr.criu import binary
-from mountcr.errors import CapabilityError, PrivilegeError
+from mountcr.errors import CapabilityError, CriuError, PrivilegeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def test_a_broken_one_says_why(program: Callable[[str, str], tuple[str, ...]]) -
     assert (criu.command, criu.version) == (command, "3.17.1")
     assert criu.problem == "vdso: Unexpected rt vDSO area bounds"
     with pytest.raises(CapabilityError, match="vdso: Unexpected rt vDSO area bounds") as caught:
-        binary.require()
+        binary.check()
     assert caught.value.exit_status == 6
     assert caught.value.probe == "criu check"
     assert "\n" not in caught.value.message
@@ -104,7 +104,26 @@ def test_missing_privilege_is_not_a_broken_criu(
     """Without root CRIU says what it lacks; that is exit status 7."""
     program("path", UNPRIVILEGED)
     with pytest.raises(PrivilegeError, match="CAP_SYS_ADMIN or the CAP_CHECKPOINT_RESTORE"):
-        binary.require()
+        binary.check()
+
+
+def test_a_failure_is_blamed_on_a_broken_criu(
+    program: Callable[[str, str], tuple[str, ...]],
+) -> None:
+    """Whether CRIU works is asked when it failed; a broken one is the news, and not the failure."""
+    program("path", BROKEN)
+    assert binary.require().version == "3.17.1"
+    with pytest.raises(CapabilityError, match="Unexpected rt vDSO"), binary.blamed():
+        raise CriuError("dump failed")
+
+
+def test_a_failure_of_a_criu_that_works_is_its_own(
+    program: Callable[[str, str], tuple[str, ...]],
+) -> None:
+    """A CRIU that is content with this host failed for the reason that it gave."""
+    program("path", VERSION)
+    with pytest.raises(CriuError, match="dump failed"), binary.blamed():
+        raise CriuError("dump failed")
 
 
 def test_silence_is_a_problem_too(program: Callable[[str, str], tuple[str, ...]]) -> None:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import builders
 import pytest
 
+import builders
 from mountcr.graph.diff import Difference, diff
 
 BEFORE = """

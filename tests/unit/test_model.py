@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import builders
 import msgspec
 import pytest
 
+import builders
 from mountcr.model import Facts, FileKind, InodeType, OpenFile, PathStat, Stack
 from mountcr.paths import KPath
 

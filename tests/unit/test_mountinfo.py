@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import builders
 import pytest
 
+import builders
 from mountcr import libmount
 from mountcr.errors import DocumentError
 from mountcr.model import Mount, MountId

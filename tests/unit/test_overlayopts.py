@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import builders
 import pytest
 
+import builders
 from mountcr.overlayopts import OverlayOptions, format_options, parse_options
 from mountcr.paths import KPath, encode
 

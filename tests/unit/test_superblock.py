@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import builders
 import pytest
 
+import builders
 from mountcr.graph.superblock import SUPPORTED, short_type, superblock
 
 BASE = "1 0 8:1 /a /x rw - ext4 /dev/sda1 rw,errors=continue"

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import builders
 import pytest
 
+import builders
 from mountcr.graph.tree import MountTree
 from mountcr.model import MountId
 from mountcr.paths import KPath

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every rule is found on a table that breaks it, and is cured where the plan has the cure.
+
+What CRIU really says to such tables is asked of CRIU elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import resources
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+import pytest
+
+import builders
+from mountcr.model import (
+    FileKind,
+    InodeType,
+    OpenFile,
+    PathStat,
+    Severity,
+    Target,
+    TargetFile,
+    Unseen,
+)
+from mountcr.paths import KPath
+from mountcr.planning.choices import Choices
+from mountcr.planning.files import NamedFile
+from mountcr.planning.planner import make_plan
+from mountcr.rules import predicates
+from mountcr.rules.table import Rule, table
+
+if TYPE_CHECKING:
+    from mountcr.model import Facts, Finding
+    from mountcr.planning.records import Plan
+
+ROOT: Final = "10 5 0:50 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w"
+HOST: Final = "1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw"
+
+DIRECTORY: Final = PathStat(
+    dev="8:1", ino=2, mode=0o40755, nlink=2, size=4096, type=InodeType.DIRECTORY
+)
+FILE: Final = PathStat(dev="8:1", ino=3, mode=0o100644, nlink=1, size=5, type=InodeType.FILE)
+NAMED: Final = NamedFile(
+    path=KPath("/etc/conf"), mountpoint=KPath("/"), size=5, mode=0o100644, digest="a" * 64
+)
+BIND: Final = "11 10 8:1 /srv/hosts /etc/hosts rw - ext4 /dev/sda1 rw"
+
+
+def with_mounts(*lines: str, host: str = HOST, root: str = ROOT) -> Facts:
+    """Facts of a container with an overlay root and some mounts."""
+    return builders.facts("\n".join([root, *lines]), host)
+
+
+def with_file(**fields: object) -> Facts:
+    """Facts of a container that holds one descriptor."""
+    file = OpenFile(kind=FileKind.FD, shown=KPath("/x"), fd=7, stat=FILE)
+    return builders.facts(ROOT, HOST, files=(msgspec.structs.replace(file, **fields),))
+
+
+def nested(*lines: str) -> Facts:
+    """Facts of a container in which a task has a mount namespace of its own."""
+    root = ROOT.replace("10 5", "30 29")
+    namespace = builders.namespace("\n".join([root, *lines]), identity=4026532777, pid=101)
+    return builders.facts(ROOT, HOST, nested=(namespace,))
+
+
+def target(**fields: object) -> Target:
+    """A host on which everything is as it has to be, but for what is given."""
+    good = Target(
+        host=builders.facts(ROOT, HOST).host,
+        layers={KPath(layer): DIRECTORY for layer in ("/u", "/l")},
+        sources={KPath("/srv/hosts"): FILE},
+        mountpoints={KPath("/etc/hosts"): FILE},
+        files=(TargetFile(path=NAMED.path, stat=FILE, digest=NAMED.digest),),
+    )
+    return msgspec.structs.replace(good, **fields)
+
+
+class Case(NamedTuple):
+    """A situation, what is found in it by a rule, and whether the plan cures it."""
+
+    rule: str
+    where: str
+    facts: Facts
+    target: Target | None = None
+    choices: Choices = Choices()
+    cured: bool = False
+
+    def plan(self) -> Plan:
+        """Plan it."""
+        files = (NAMED,) if self.target else ()
+        return make_plan(self.facts, self.choices, target=self.target, files=files)
+
+
+def restoring(rule: str, where: str, *, cured: bool = False, **fields: object) -> Case:
+    """A restore of a container with one bind and one named file."""
+    return Case(rule, where, with_mounts(BIND), target(**fields), cured=cured)
+
+
+def file_now(**fields: object) -> tuple[TargetFile, ...]:
+    """The named file on the target, other than it was."""
+    return (
+        TargetFile(
+            path=NAMED.path, stat=msgspec.structs.replace(FILE, **fields), digest=NAMED.digest
+        ),
+    )
+
+
+LONG: Final = ROOT.replace("/l,", ":".join(f"/l{number:050}" for number in range(90)) + ",")
+SHARED_HOST: Final = HOST + "\n2 1 8:1 /srv /srv rw shared:4 - ext4 /dev/sda1 rw"
+ELSEWHERE: Final = builders.namespace(
+    "90 89 0:77 / /m rw - overlay x rw,lowerdir=/l,upperdir=/u,workdir=/w", identity=9, pid=900
+)
+
+CASES: Final = (
+    Case("P1", "/", with_mounts(root=LONG)),
+    Case("V3", "/mnt", with_mounts("11 10 8:2 / /mnt rw - ext4 /dev/sdb1 rw"), cured=True),
+    Case("V4", "/etc/hosts", with_mounts(BIND), cured=True),
+    Case("S1", "/t", with_mounts("11 10 0:60 / /t rw master:7 - tmpfs t rw"), cured=True),
+    Case("C1", "/far", with_mounts("11 10 0:60 / /far rw - fuse.sshfs s rw,user_id=0"), cured=True),
+    Case("E2", "/in", nested("31 30 8:1 /srv/x /in rw - ext4 /dev/sda1 rw")),
+    Case("E2", "/in", nested("31 30 8:9 / /in rw - ext4 /dev/sdi1 rw")),
+    Case(
+        "E4",
+        "/mnt",
+        with_mounts(
+            "11 10 8:2 / /mnt rw - ext4 /dev/sdb1 rw", "12 11 0:60 / /mnt rw - tmpfs t rw"
+        ),
+    ),
+    Case("L0", "/x", with_file(mnt_id=77), cured=True),
+    Case("L7", "pipe:[12]", with_file(shown=KPath("pipe:[12]"), mnt_id=14, flags=1)),
+    Case("F1", "/data", with_mounts(
+        "11 10 8:1 /srv/v /data rw shared:4 - ext4 /dev/sda1 rw", host=SHARED_HOST)),
+    Case("F2", "/", with_mounts(root=ROOT.replace("rw -", "rw master:1 -", 1))),
+    Case(
+        "M4",
+        "/bundle/rootfs",
+        builders.facts(
+            ROOT, HOST + "\n2 1 0:99 / /bundle/rootfs rw - overlay o rw,lowerdir=/q",
+            rootfs=KPath("/bundle/rootfs"),
+        ),
+    ),
+    Case("M6", "l/ABC", with_mounts(root=ROOT.replace("lowerdir=/l", "lowerdir=l/ABC"))),
+    Case("M6", "/", with_mounts(root="10 5 0:50 / / rw - fuse.unknown u rw")),
+    Case(
+        "M8",
+        "/proc/100/fd",
+        msgspec.structs.replace(
+            with_mounts(), unseen=(Unseen(what="/proc/100/fd", why="Permission denied"),)
+        ),
+    ),
+    Case(
+        "M9",
+        "/",
+        msgspec.structs.replace(
+            with_mounts(),
+            host=msgspec.structs.replace(
+                with_mounts().host, namespaces={"mnt": builders.CONTAINER_NS}
+            ),
+        ),
+    ),
+    restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): None}),
+    restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): FILE}),
+    restoring("M2", "/u", elsewhere=(ELSEWHERE,)),
+    restoring("M3", "/etc/hosts", sources={KPath("/srv/hosts"): None}),
+    restoring("R4", "/etc/hosts", cured=True, mountpoints={KPath("/etc/hosts"): None}),
+    restoring("R8", "/etc/conf", files=file_now(size=6)),
+    restoring("R9", "/etc/conf", files=file_now(mode=0o100600)),
+    restoring("M5", "/etc/conf", files=(TargetFile(path=NAMED.path, stat=FILE, digest="b" * 64),)),
+    restoring("M7", "/etc/conf", files=(TargetFile(path=NAMED.path),)),
+    Case(
+        "F3",
+        "/etc/hosts",
+        with_mounts(BIND.replace("rw -", "rw master:1 -")),
+        target(host=builders.facts(ROOT, HOST.replace(" shared:1", "")).host),
+    ),
+)  # fmt: skip
+
+
+def found(plan: Plan, rule: str) -> list[Finding]:
+    """The findings of a rule."""
+    return [each for each in plan.findings if each.rule == rule]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}-{case.where}")
+def test_a_rule_is_found_where_it_is_broken(case: Case) -> None:
+    """At the mount, layer or file that breaks it, with what it means and whether it is cured."""
+    (finding,) = found(case.plan(), case.rule)
+    rule = table()[case.rule]
+    assert finding.mount == case.where
+    assert finding.cured is case.cured
+    assert finding.severity is rule.severity
+    assert finding.cure == rule.cure
+    assert finding.message.endswith(f": {rule.sentence}")
+    assert "\n" not in finding.message
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}-{case.where}")
+def test_what_is_not_cured_decides(case: Case) -> None:
+    """A refusal without a cure refuses the plan; what is cured does not count."""
+    plan = case.plan()
+    if case.cured:
+        assert case.rule not in {each.rule for each in plan.refusals + plan.losses}
+    elif table()[case.rule].severity is Severity.REFUSAL:
+        assert plan.verdict == "refused"
+        assert case.rule in {each.rule for each in plan.refusals}
+    elif table()[case.rule].severity is Severity.LOSS:
+        assert plan.verdict == "ok-with-losses"
+        assert case.rule in {each.rule for each in plan.losses}
+    else:
+        assert plan.verdict == "ok"
+
+
+def test_every_rule_has_a_case() -> None:
+    """No rule is without a table that it is found on."""
+    assert {case.rule for case in CASES} == set(table())
+
+
+def test_a_sound_container_breaks_no_rule() -> None:
+    """Nothing is found where nothing is wrong, neither at a dump nor at a restore."""
+    facts = with_mounts(
+        "11 10 0:51 / /proc rw - proc proc rw", "12 10 0:52 / /dev rw - tmpfs tmpfs rw"
+    )
+    assert make_plan(facts).findings == ()
+    assert make_plan(facts, target=target(), files=(NAMED,)).findings == ()
+    assert make_plan(facts).verdict == "ok"
+
+
+def test_rules_and_predicates_are_one_to_one() -> None:
+    """A rule has a predicate, a predicate has a rule."""
+    assert set(predicates()) == set(table())
+
+
+@pytest.mark.parametrize("rule", table().values(), ids=table().keys())
+def test_a_rule_says_what_it_means_and_what_helps(rule: Rule) -> None:
+    """One sentence and one cure, each of one line; the message of CRIU is a regular expression."""
+    for text in (rule.sentence, rule.cure):
+        assert text
+        assert text == " ".join(text.split())
+        assert not text.endswith(".")
+    re.compile(rule.message)
+    assert rule.stage in {
+        "parse", "tree", "external", "sharing", "content", "file", "restore", "rootfs",
+    }  # fmt: skip
+
+
+def test_findings_come_in_the_order_of_the_table() -> None:
+    """That is CRIU's order, so that the first finding is what CRIU would say first."""
+    text = resources.files("mountcr.rules").joinpath("table.toml").read_text("utf-8")
+    assert list(table()) == list(tomllib.loads(text))
+    lines = [BIND, "12 10 8:2 / /mnt rw - ext4 /dev/sdb1 rw", "13 10 0:9 / /f rw - fuse.x x rw"]
+    rules = [each.rule for each in make_plan(with_mounts(*lines)).findings]
+    assert rules == sorted(rules, key=list(table()).index)
+    assert len(rules) == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "rule"),
+    [
+        ("Error (criu/proc_parse.c:1): Bad format in 21445 mountinfo: 'x'", "P1"),
+        ("Can't parse 21445's mountinfo", "P1"),
+        ("mnt: FS mnt ./mnt dev 0xfe00000 root / unsupported id 82", "V3"),
+        ("mnt: 86:./etc/hosts doesn't have a proper root mount", "V4"),
+        (
+            "mnt: Mount 89 ./mnt (master_id: 1 shared_id: 0) has unreachable sharing. "
+             "Try --enable-external-masters.",
+            "S1",
+        ),
+        ("mnt: failed to dump fs ./far (fuse.sshfs): always fail", "C1"),
+        ("Can't lookup mount=127 for fd=3 path=/etc/hosts", "L0"),
+        ("mnt-v2: Can't stat mountpoint /newmp", "R4"),
+        ("File etc/hosts has bad size 5 (expect 2)", "R8"),
+        ("File etc/hosts has bad mode 0100600 (expect 0100644)", "R9"),
+    ],
+)  # fmt: skip
+def test_a_message_of_criu_is_recognised(message: str, rule: str) -> None:
+    """What CRIU 4.1.1 printed in experiments fits the expression of its rule and of no other."""
+    fitting = [
+        name for name, each in table().items() if each.message and re.search(each.message, message)
+    ]
+    assert fitting == [rule]
+
+
+@pytest.mark.parametrize(("length", "expected"), [(4095, []), (4096, ["P1"])])
+def test_the_longest_line_that_criu_reads(length: int, expected: list[str]) -> None:
+    """CRIU reads 4095 bytes of a line, the newline among them."""
+    line = ROOT.replace("lowerdir=/l,", "lowerdir=/l{},")
+    root = line.format("x" * (length - len(line.format("")) - 1))
+    assert len(root) + 1 == length
+    findings = make_plan(with_mounts(root=root)).findings
+    assert [each.rule for each in findings] == expected
+
+
+def test_a_bind_of_what_is_carved_from_the_root_breaks_nothing() -> None:
+    """What the container's own root holds comes back with it."""
+    line = "11 10 0:50 /etc /etc2 rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w"
+    assert make_plan(with_mounts(line)).findings == ()
+
+
+def test_a_file_of_which_only_the_permissions_changed() -> None:
+    """With CRIU's --skip-file-rwx-check they do not count, but the other bits of the mode do."""
+    choices = Choices(extra=("--skip-file-rwx-check",))
+    for mode, rules in ((0o100600, []), (0o104644, ["R9"])):
+        case = restoring("R9", "/etc/conf", files=file_now(mode=mode))._replace(choices=choices)
+        assert [each.rule for each in case.plan().refusals] == rules
+
+
+def test_allowed_changes_are_not_looked_for() -> None:
+    """Content that may change is no refusal; a size that CRIU would refuse still is."""
+    now = TargetFile(path=NAMED.path, stat=FILE, digest="b" * 64)
+    case = restoring("M5", "/etc/conf", files=(now,))._replace(choices=Choices(allow_changed=True))
+    assert case.plan().refusals == ()
+
+
+def test_a_mountpoint_cannot_be_made_in_a_read_only_view() -> None:
+    """What is only looked at gets no mountpoint, so that the finding stays open."""
+    case = restoring("R4", "/etc/hosts", mountpoints={KPath("/etc/hosts"): None})
+    (finding,) = found(case._replace(choices=Choices(readonly=True)).plan(), "R4")
+    assert not finding.cured
+
+
+def test_a_given_source_cures_a_missing_one() -> None:
+    """`--bind` names another source, which is then looked for."""
+    choices = Choices(binds={KPath("/etc/hosts"): KPath("/other")})
+    case = restoring("M3", "/etc/hosts", sources={KPath("/other"): FILE})
+    assert found(case._replace(choices=choices).plan(), "M3") == []
+    gone = restoring("M3", "/etc/hosts", sources={KPath("/other"): DIRECTORY})
+    facts = gone.facts
+    typed = builders.table(BIND)[0]
+    typed = msgspec.structs.replace(typed, type=InodeType.FILE)
+    mounts = (facts.namespaces[0].mounts[0], typed)
+    case = gone._replace(facts=builders.facts(mounts, HOST), choices=choices)
+    (finding,) = found(case.plan(), "M3")
+    assert "/other is a directory, it was a file" in finding.message
+
+
+def test_a_root_on_the_host_keeps_its_master() -> None:
+    """`--root` leaves the root mounted on the host, so that its peer group goes on."""
+    facts = with_mounts(root=ROOT.replace("rw -", "rw master:1 -", 1))
+    assert found(make_plan(facts, Choices(root_at=KPath("/r"))), "F2") == []
+
+
+def test_a_nested_namespace_that_shows_what_the_container_shows() -> None:
+    """A bind of an external of the container needs no key of its own in a nested namespace."""
+    root = ROOT.replace("10 5", "30 29")
+    copy = BIND.replace("11 10", "31 30")
+    namespace = builders.namespace(f"{root}\n{copy}", identity=4026532777, pid=101)
+    plan = make_plan(builders.facts(f"{ROOT}\n{BIND}", HOST, nested=(namespace,)))
+    (finding,) = found(plan, "E2")
+    assert finding.cured
+    assert plan.refusals == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["runc-overlay", "docker-overlay2", "podman-overlay", "crun-overlay", "docker26-overlay2"],
+)
+def test_recorded_containers_that_criu_did_dump_are_not_refused(name: str) -> None:
+    """These containers were dumped and restored by their engines: nothing is left uncured."""
+    plan = make_plan(builders.facts(builders.recorded(name), builders.recorded(f"{name}.host")))
+    assert plan.refusals == ()
+    assert {each.rule for each in plan.findings if each.cured} >= {"V4"}
