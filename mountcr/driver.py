@@ -8,6 +8,7 @@ is in its arguments, everything it wants done is in the steps it gives.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
 
 from mountcr.errors import UsageError
@@ -54,7 +55,16 @@ class Driver(Protocol):
 
 
 def drivers() -> dict[str, Driver]:
-    """Give every driver by name: the built-in ones, then what other distributions offer."""
+    """
+    Give every driver by name: the built-in ones, then what other distributions offer.
+
+    Looked for once, so that planning opens no file.
+    """
+    return dict(_loaded())
+
+
+@functools.cache
+def _loaded() -> dict[str, Driver]:
     from mountcr_drivers.overlayfs import OverlayFS
     from mountcr_drivers.vfs import VFS
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from mountcr import __version__
 from mountcr.cli import commands
 from mountcr.errors import MountcrError
+from mountcr.interrupts import hold_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,9 +70,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Interrupt(KeyboardInterrupt):
+    """
+    SIGINT or SIGTERM.
+
+    Not KeyboardInterrupt itself: where that comes out of exec() of a text, as dataclasses use it,
+    CPython ends by SIGINT although it was caught (Python/pythonrun.c, `run_eval_code_obj()`).
+    """
+
+
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     """Unwind on SIGTERM as on Ctrl-C, so that everything is undone."""
-    raise KeyboardInterrupt
+    raise _Interrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,11 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, criu_options = _split(arguments)
     parsed = build_parser().parse_args(own)
     parsed.criu_options = criu_options
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    handled = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, _terminate) for number in handled}
     try:
         return _run(parsed)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if argv is None:
+            hold_back()  # what is done is done: nothing changes the status on the way out
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -21,11 +21,12 @@ import msgspec
 
 from mountcr import procstat
 from mountcr.criu import binary, log
-from mountcr.errors import CriuError, MountcrError, RefusedError, UsageError
+from mountcr.errors import CapabilityError, CriuError, MountcrError, RefusedError, UsageError
 from mountcr.execute import applied
 from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
+from mountcr.observation import mountinfo
 from mountcr.operations.restore import (
     RestoreResult,
     RestoreSeconds,
@@ -39,6 +40,7 @@ from mountcr.operations.restore import (
 )
 from mountcr.operations.streams import standard_stream
 from mountcr.paths import KPath, decode
+from mountcr.planning.cgroups import crun_restores, layout
 from mountcr.planning.choices import RESTORE_ROOT
 from mountcr.programs import locate_program
 
@@ -70,6 +72,11 @@ def restore_by_runtime(images: KPath, choices: Choices, *, stdio: str = "null") 
     if choices.extra:
         msg = f"{container.engine} takes no options for CRIU"
         raise UsageError(msg, hint="leave out what follows --, or --via runtime")
+    kind = layout(mountinfo.read())
+    if not crun_restores(container.engine, manifest.cgroups, kind):
+        msg = f"crun cannot restore control groups dumped with {manifest.cgroups} on {kind} layout"
+        hint = "restore without --via runtime, or dump with --manage-cgroups-mode ignore"
+        raise CapabilityError(msg, probe="crun restore", hint=hint)
     check_plan(plan)
     planned = time.monotonic()
     runtime = _Runtime(manifest, plan, choices, stdio)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mountcr.model import CgroupMember, Facts, Mount
     from mountcr.paths import KPath
 
-__all__ = ["cgroup_steps", "choose_mode", "layout"]
+__all__ = ["cgroup_steps", "choose_mode", "crun_restores", "layout"]
 
 
 def layout(mounts: Iterable[Mount]) -> str:
@@ -52,7 +52,20 @@ def choose_mode(facts: Facts, wanted: CgroupMode | None) -> tuple[CgroupMode, st
     if not own_groups(facts):
         because = "the container is in the same control groups as this process"
         return CgroupMode.IGNORE, because
-    return CgroupMode.SOFT, f"the container has control groups of its own, on a {kind} layout"
+    because = f"the container has control groups of its own, on a {kind} layout"
+    if not crun_restores(facts.container.engine, CgroupMode.SOFT, kind):
+        because += "; `crun restore` takes such images on version 2 only, dump with ignore for it"
+    return CgroupMode.SOFT, because
+
+
+def crun_restores(engine: str, mode: CgroupMode, kind: str) -> bool:
+    """
+    Tell whether `crun restore` takes images that were dumped with a mode, on a layout.
+
+    It asks CRIU for the mode soft whatever it is told (crun 1.21), and with its own nested groups
+    that fails on controllers of version 1 beside a unified hierarchy.
+    """
+    return engine != "crun" or mode is CgroupMode.IGNORE or kind == "v2"
 
 
 def own_groups(facts: Facts) -> tuple[CgroupMember, ...]:
