@@ -87,8 +87,18 @@ def choices_of(arguments: argparse.Namespace) -> Choices:
         cgroup_root=encode(group) if group else None,
         leave_running=bool(given.get("leave_running")),
         allow_changed=bool(given.get("allow_changed")),
-        extra=arguments.criu_options,
+        extra=tuple(map(_text, arguments.criu_options)),
     )
+
+
+def _text(word: str) -> str:
+    """Refuse a word that a plan or a manifest, which are JSON, could not hold."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        msg = f"{encode(word)} is not UTF-8"
+        raise UsageError(msg, hint="options for CRIU are text") from None
+    return word
 
 
 def _bind(word: str) -> tuple[KPath, KPath]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=Message)
 
-__all__ = ["Entry", "Image", "parse", "read", "write"]
+__all__ = ["Entry", "Image", "check", "parse", "read", "write"]
 
 IMG_COMMON: Final = 0x54564319
 """The first of two magic numbers; inventory.img has only its own."""
@@ -103,6 +103,19 @@ def parse(data: bytes, name: str) -> Image:
         image.entries.append(Entry(_message(kind, raw, offset, name), raw))
         offset += _WORD.size + len(raw)
     return image
+
+
+def check(path: KPath) -> None:
+    """Go through a file of any type by its lengths. Raises ImageError if it is cut off, OSError."""
+    with open(paths.decode(path), "rb") as file:
+        data = file.read()
+    magic, offset = _magic(data, path)
+    kind = _message_type(magic)
+    while offset < len(data):
+        raw = _payload(data, offset, path)
+        if kind:
+            _message(kind, raw, offset, path)
+        offset += _WORD.size + len(raw)
 
 
 def write(path: KPath, image: Image) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from mountcr import paths
-from mountcr.criu.imagefile import Entry, Image, parse, read, write
+from mountcr.criu.imagefile import Entry, Image, check, parse, read, write
 from mountcr.errors import ImageError
 from mountcr.paths import KPath
 
@@ -37,10 +37,17 @@ __all__ = [
     "ImageSet",
     "MountImage",
     "TaskImage",
+    "find_damage",
     "parse",
     "read",
     "write",
 ]
+
+_ENTRIES_ONLY: Final = re.compile(
+    rb"(inventory|pstree|files|cgroup|remap-fpath"
+    rb"|(core|mm|fs|ids|fdinfo|pagemap|mountpoints|utsns)-\d+)\.img"
+)
+"""Images without raw data between or behind their entries."""
 
 _FSTYPES: Final = {
     1: "proc",
@@ -321,6 +328,22 @@ class ImageSet:
                 file=path,
             )
         return entries
+
+
+def find_damage(directory: KPath) -> ImageError | None:
+    """
+    Look for an image that is cut off or no image, among those that hold nothing but entries.
+
+    Types that mountcr does not read are looked at as far as their lengths go.
+    """
+    for name in sorted(os.listdir(paths.decode(directory))):
+        if not _ENTRIES_ONLY.fullmatch(name):
+            continue
+        try:
+            check(paths.join(directory, paths.encode(name)))
+        except ImageError as error:
+            return error
+    return None
 
 
 def _empty(path: KPath) -> ImageError:

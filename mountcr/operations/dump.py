@@ -59,13 +59,12 @@ class DumpResult(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 
 def refuse(plan: Plan, what: str) -> None:
-    """Raise RefusedError when a plan is refused, naming the first reason."""
+    """Raise RefusedError when a plan is refused, naming all reasons."""
     if not plan.refusals:
         return
-    first = plan.refusals[0]
-    more = f" (and {len(plan.refusals) - 1} more)" if len(plan.refusals) > 1 else ""
-    msg = f"{what} is refused: {first.rule} {first.mount}: {first.message}{more}"
-    raise RefusedError(msg, plan.refusals, hint=first.cure)
+    lines = [f"{each.rule} {each.mount}: {each.message}" for each in plan.refusals]
+    msg = f"{what} is refused: {'; '.join(lines)}"
+    raise RefusedError(msg, plan.refusals, hint=plan.refusals[0].cure)
 
 
 class _Dump:
@@ -164,9 +163,13 @@ def _held(facts: Facts) -> set[tuple[int, KPath, int, bool]]:
 
 
 def _standard_streams(facts: Facts) -> tuple[str, ...]:
-    """Give the links of descriptors 0 to 2 of the root task, as runc records them."""
+    """
+    Give the links of descriptors 0 to 2 of the root task, as runc records them.
+
+    That is as text: a byte that is not UTF-8 becomes a replacement character.
+    """
     links = {
-        file.fd: os.fsdecode(paths.decode(file.shown))
+        file.fd: paths.decode(file.shown).decode("utf-8", "replace")
         for file in facts.tasks[0].files
         if file.kind is FileKind.FD
     }

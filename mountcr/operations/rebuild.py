@@ -23,7 +23,9 @@ from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Record
 from mountcr.observation import mountinfo
+from mountcr.observation.elsewhere import unions_elsewhere
 from mountcr.operations.dump import refuse
+from mountcr.operations.locks import held
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT
 from mountcr.planning.rootfs import holders, plan_rootfs
@@ -32,6 +34,7 @@ from mountcr.planning.steps import Attributes, Bind, Overlay, Propagation
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from mountcr.model import Stack
     from mountcr.planning.records import Plan, Rootfs
     from mountcr.planning.steps import Step
 
@@ -65,7 +68,20 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
         if other.lowers != origin.lowers and not plan.choices.upper:
             msg = f"upper {origin.upper} is mounted at {mount.mountpoint} with other layers"
             raise RefusedError(msg, hint="unmount it there, or write into a copy: --upper DIR")
+    if not (plan.choices.upper or plan.choices.readonly or holders(origin, host.mounts)):
+        _refuse_elsewhere(origin)
     return plan_rootfs(origin, at, host, plan.choices, container=plan.container.id, root=None)
+
+
+def _refuse_elsewhere(origin: Stack) -> None:
+    """Refuse what would be a second mount of a writable layer."""
+    for namespace in unions_elsewhere():
+        for mount, _ in holders(origin, namespace.mounts):
+            msg = (
+                f"upper {origin.upper} is in use: pid {namespace.pid} has it mounted at "
+                f"{mount.mountpoint} in a mount namespace of its own"
+            )
+            raise RefusedError(msg, hint="stop it, look with --ro, or write into a copy: --upper")
 
 
 def rebuild(
@@ -82,7 +98,8 @@ def rebuild(
     _check_layers(rootfs)
     made = _make(at)
     try:
-        _assemble(rootfs, at, report)
+        with held(rootfs.upper):
+            _assemble(rootfs, at, report)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):

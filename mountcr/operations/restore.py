@@ -18,8 +18,9 @@ import msgspec
 
 from mountcr import manifest as manifests
 from mountcr.criu import binary
+from mountcr.criu.images import find_damage
 from mountcr.criu.session import Notification, Session
-from mountcr.errors import PrivilegeError, UsageError, VerificationError
+from mountcr.errors import CriuError, PrivilegeError, UsageError, VerificationError
 from mountcr.execute import applied
 from mountcr.graph import MountGraph
 from mountcr.graph.diff import Difference, diff
@@ -33,6 +34,7 @@ from mountcr.observation import mountinfo, observe_host
 from mountcr.observation.target import observe_target
 from mountcr.observation.tasks import descendants
 from mountcr.operations.dump import refuse
+from mountcr.operations.locks import held
 from mountcr.operations.streams import opened
 from mountcr.paths import ROOT, KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
@@ -40,7 +42,7 @@ from mountcr.planning.planner import make_plan, needed_mountpoints
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from mountcr.manifest import Manifest
     from mountcr.planning.records import Plan
@@ -49,6 +51,7 @@ __all__ = [
     "RESTORE_SCHEMA",
     "RestoreResult",
     "RestoreSeconds",
+    "alone",
     "attach_root",
     "check_plan",
     "compare",
@@ -140,7 +143,7 @@ def check_plan(plan: Plan) -> None:
     changed = [each for each in plan.refusals if each.rule in _CONTENT_RULES]
     if changed and not others:
         lines = [f"{each.rule} {each.mount}: {each.message}" for each in changed]
-        msg = f"{len(lines)} file(s) are not what they were at the dump: {lines[0]}"
+        msg = f"{len(lines)} file(s) are not what they were at the dump: {'; '.join(lines)}"
         raise VerificationError(msg, lines, hint=changed[0].cure)
     refuse(plan, "the restore")
 
@@ -187,14 +190,15 @@ def restore(
     started = time.monotonic()
     if choices.root_at and not os.path.isdir(decode(choices.root_at)):
         raise UsageError(f"--root {choices.root_at}: no such directory", hint="make it first")
-    manifest, plan = plan_restore(images, choices)
-    check_plan(plan)
-    criu = binary.require()
-    planned = time.monotonic()
-    work = _Restore(manifest, plan, choices, criu.command, report)
     fds: list[int] = []
-    with binary.blamed(), opened(plan.inherited, stdio) as inherit:
-        pid = in_private_namespace(lambda: work.run(inherit, fds), fds=fds, undo=end_tasks)
+    with alone(images, choices):
+        manifest, plan = plan_restore(images, choices)
+        check_plan(plan)
+        criu = binary.require()
+        planned = time.monotonic()
+        work = _Restore(manifest, plan, choices, criu.command, report)
+        with _diagnosed(images), binary.blamed(), opened(plan.inherited, stdio) as inherit:
+            pid = in_private_namespace(lambda: work.run(inherit, fds), fds=fds, undo=end_tasks)
     with contextlib.ExitStack() as undo:
         undo.callback(end_tasks, pid)
         attach_root(fds, choices.root_at)
@@ -211,6 +215,31 @@ def restore(
             plan=round(planned - started, 4), total=round(time.monotonic() - started, 4)
         ),
     )
+
+
+@contextlib.contextmanager
+def alone(images: KPath, choices: Choices) -> Generator[None]:
+    """
+    Keep others from restoring the same images, or into the same writable layer, for a block.
+
+    Raises RefusedError when somebody does, and what reading the manifest raises.
+    """
+    rootfs = manifests.read(images).rootfs
+    own = rootfs is not None and not choices.upper and not choices.driver
+    with held(images, rootfs.origin.upper if rootfs and own else None):
+        yield
+
+
+@contextlib.contextmanager
+def _diagnosed(images: KPath) -> Generator[None]:
+    """Name a damaged image where CRIU failed; CRIU itself only says `Unexpected EOF`."""
+    try:
+        yield
+    except CriuError as error:
+        damage = find_damage(images)
+        if damage:
+            raise damage from error
+        raise
 
 
 def end_tasks(pid: int) -> None:

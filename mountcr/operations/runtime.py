@@ -30,6 +30,7 @@ from mountcr.observation import mountinfo
 from mountcr.operations.restore import (
     RestoreResult,
     RestoreSeconds,
+    alone,
     attach_root,
     check_plan,
     compare,
@@ -63,6 +64,11 @@ def restore_by_runtime(images: KPath, choices: Choices, *, stdio: str = "null") 
     still has a running container of that id, CriuError when the runtime failed, and what
     `restore` raises. On failure nothing runs, and the host's mount table is as it was.
     """
+    with alone(images, choices):
+        return _restore_alone(images, choices, stdio)
+
+
+def _restore_alone(images: KPath, choices: Choices, stdio: str) -> RestoreResult:
     started = time.monotonic()
     manifest, plan = plan_restore(images, choices)
     container = manifest.facts.container

@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mountcr.errors import RefusedError, UsageError
+from mountcr.model import InodeType
 from mountcr.paths import decode
 from mountcr.planning.descriptors import STANDARD_STREAMS
 
@@ -32,13 +33,16 @@ def opened(descriptors: Iterable[Inherited], stdio: str) -> Generator[dict[int, 
     Open what the descriptors become; give their numbers in the plan to descriptors of ours.
 
     `stdio` is `null`, `inherit` (our own standard streams) or the path of a file, which is
-    appended to. Everything is closed at the end. Raises UsageError for a file that cannot be
-    opened, RefusedError for a descriptor that nothing can stand in for.
+    appended to. With `null` a regular file of the host is opened again, because CRIU takes nothing
+    else in its place (it compares mode and size). Everything is closed at the end. Raises
+    UsageError for a file that cannot be opened, RefusedError for a descriptor that nothing can
+    stand in for.
     """
     with contextlib.ExitStack() as stack:
         found: dict[int, int] = {}
         for each in descriptors:
-            if each.fd in STANDARD_STREAMS:
+            file = each.type is InodeType.FILE and stdio == "null"
+            if each.fd in STANDARD_STREAMS and not file:
                 found[each.number] = stack.enter_context(standard_stream(each.fd, stdio))
             else:
                 found[each.number] = _reopen(each)

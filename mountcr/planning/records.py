@@ -23,7 +23,7 @@ __all__ = [
     "Verdict",
 ]
 
-PLAN_SCHEMA = "mountcr/planning/1"
+PLAN_SCHEMA = "mountcr/plan/1"
 
 
 class Verdict(StrEnum):
@@ -73,6 +73,7 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
     fd: int
     pid: int
     key: str
+    type: InodeType
     shown: KPath
     flags: int = 0
     because: str
