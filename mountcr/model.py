@@ -330,7 +330,7 @@ class Severity(StrEnum):
     NOTE = "note"
 
 
-class Finding(Record, frozen=True, kw_only=True):
+class Finding(Record, frozen=True, kw_only=True, omit_defaults=False):
     """
     What a rule found. `mount` is the mountpoint, layer or file it is about.
 

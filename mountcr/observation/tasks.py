@@ -40,7 +40,11 @@ def descendants(pid: int) -> list[int]:
 def namespaces(pid: int | str) -> dict[str, int]:
     """Give the inode number of each namespace of a task by its kind."""
     found: dict[str, int] = {}
-    for kind in sorted(os.listdir(f"/proc/{pid}/ns")):
+    try:
+        kinds = sorted(os.listdir(f"/proc/{pid}/ns"))
+    except PermissionError:
+        return found
+    for kind in kinds:
         with contextlib.suppress(PermissionError, FileNotFoundError):
             link = os.readlink(f"/proc/{pid}/ns/{kind}")
             found[kind] = int(link.partition("[")[2].rstrip("]"))

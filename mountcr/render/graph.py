@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr.model import Mount, Record
+from mountcr.model import InodeType, Record
+from mountcr.paths import KPath
 from mountcr.render.outline import Outline
 
 if TYPE_CHECKING:
-    from mountcr.graph import MountGraph
+    from mountcr.graph import MountGraph, Node
     from mountcr.graph.tree import MountTree
+    from mountcr.model import Mount
 
 __all__ = ["GRAPH_SCHEMA", "GraphDocument", "document", "outline_graph"]
 
@@ -18,11 +20,27 @@ GRAPH_SCHEMA = "mountcr/graph/1"
 
 
 class NodeRecord(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """A mount with the namespace it is in; `node` is what edges and groups name."""
+    """
+    A mount with the namespace it is in; `node` is what edges and groups name.
+
+    The other fields are those of `mountcr.model.Mount`; `shared` and `master` are 0 for none.
+    """
 
     node: str
     namespace: int
-    mount: Mount
+    id: int
+    parent: int
+    dev: str
+    root: KPath
+    mountpoint: KPath
+    options: str
+    optional: tuple[str, ...]
+    fstype: str
+    source: KPath | None
+    super_options: str
+    type: InodeType | None
+    shared: int
+    master: int
     hidden: bool
 
 
@@ -46,15 +64,7 @@ class GraphDocument(Record, frozen=True, kw_only=True, omit_defaults=False):
 def document(graph: MountGraph) -> GraphDocument:
     """Give the graph as a document."""
     return GraphDocument(
-        mounts=tuple(
-            NodeRecord(
-                node=f"{node.namespace}:{node.id}",
-                namespace=node.namespace,
-                mount=mount,
-                hidden=graph.trees[node.namespace].hidden(mount),
-            )
-            for node, mount in graph.nodes()
-        ),
+        mounts=tuple(_node(graph, node, mount) for node, mount in graph.nodes()),
         edges=tuple(
             EdgeRecord(
                 kind=edge.kind,
@@ -67,6 +77,27 @@ def document(graph: MountGraph) -> GraphDocument:
             group: tuple(f"{node.namespace}:{node.id}" for node in members)
             for group, members in graph.groups().items()
         },
+    )
+
+
+def _node(graph: MountGraph, node: Node, mount: Mount) -> NodeRecord:
+    return NodeRecord(
+        node=f"{node.namespace}:{node.id}",
+        namespace=node.namespace,
+        id=mount.id,
+        parent=mount.parent,
+        dev=mount.dev,
+        root=mount.root,
+        mountpoint=mount.mountpoint,
+        options=mount.options,
+        optional=mount.optional,
+        fstype=mount.fstype,
+        source=mount.source,
+        super_options=mount.super_options,
+        type=mount.type,
+        shared=mount.shared,
+        master=mount.master,
+        hidden=graph.trees[node.namespace].hidden(mount),
     )
 
 

@@ -88,7 +88,7 @@ def check(context: Context) -> tuple[Finding, ...]:
                 severity=found.severity or rule.severity,
                 mount=found.where,
                 message=f"{found.detail}: {rule.sentence}",
-                cure=rule.cure,
+                cure=rule.cure.replace("MOUNTPOINT", found.where),
                 cured=found.where not in remaining,
             )
             for found in known[identity](bare)
