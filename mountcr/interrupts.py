@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["held_back", "hold_back", "let_through"]
 
@@ -34,7 +34,7 @@ def let_through(before: frozenset[int] = frozenset()) -> None:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def held_back() -> Generator[None]:
     """Hold the signals back for a block; children that it starts have them held back too."""
     before = hold_back()
     try:

@@ -34,7 +34,7 @@ class VFS:
         """Find the directory on the host; None for a union, or where no path leads there."""
         if short_type(mount) in _UNIONS:
             return None
-        directory = host.path_of(mount)
+        directory = host.path_of(mount, widest=True)
         if directory is None:
             return None
         return Stack(

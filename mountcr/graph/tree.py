@@ -79,16 +79,20 @@ class MountTree:
             ordered += reversed(chain)
         return ordered
 
-    def path_of(self, mount: Mount, *, prefer: Sequence[int] = ()) -> KPath | None:
+    def path_of(
+        self, mount: Mount, *, prefer: Sequence[int] = (), widest: bool = False
+    ) -> KPath | None:
         """
         Give a path in this namespace that leads to what `mount`, of any namespace, shows.
 
         That is a mount of the same superblock whose root is the same or wider, where nothing
         lies over the place. Members of the peer groups in `prefer` come first, then the closest
-        root, then the shortest path. None when no path leads there.
+        root, or the widest, which outlasts binds of it, then the shortest path. None when no path
+        leads there.
         """
+        sign = 1 if widest else -1
         candidates = [
-            (each.shared not in prefer, -len(each.root), len(path), path)
+            (each.shared not in prefer, sign * len(each.root), len(path), path)
             for each in self.mounts
             if each.dev == mount.dev and paths.is_beneath(mount.root, each.root)
             if each.root == mount.root or not mount.deleted

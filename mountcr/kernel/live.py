@@ -18,6 +18,7 @@ from mountcr.errors import StepError
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.overlay import mount_overlay
 from mountcr.kernel.private import in_private_namespace
+from mountcr.observation import mountinfo
 from mountcr.paths import ROOT, KPath, decode, encode
 
 if TYPE_CHECKING:
@@ -85,7 +86,16 @@ class LiveKernel:
             raise
 
     def remove_tree(self, path: KPath) -> None:
-        """Remove a directory with everything in it; a mount inside makes it fail with EBUSY."""
+        """
+        Remove a directory with everything in it.
+
+        With a mount inside it fails with EBUSY, and nothing was removed.
+        """
+        parent, name = os.path.split(decode(path))
+        real = encode(os.path.join(os.path.realpath(parent), name))
+        for mount in mountinfo.read():
+            if paths.is_beneath(mount.mountpoint, real):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mount.mountpoint)
         shutil.rmtree(decode(path))
 
     def make_cgroup(self, path: KPath) -> bool:

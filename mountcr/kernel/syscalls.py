@@ -39,7 +39,7 @@ __all__ = [
     "STATMOUNT_MNT_BASIC", "STATMOUNT_MNT_POINT", "STATMOUNT_MNT_ROOT", "STATMOUNT_SB_BASIC",
     "UMOUNT_NOFOLLOW", "StatMount", "fsconfig_create", "fsconfig_fd", "fsconfig_flag",
     "fsconfig_string", "fscontext_messages", "fsmount", "fsopen", "listmount", "mount",
-    "mount_setattr", "move_mount", "open_tree", "openat2", "pivot_root",
+    "mount_setattr", "move_mount", "open_tree", "openat2", "pidfd_getfd", "pivot_root",
     "prctl_set_child_subreaper", "prctl_set_pdeathsig", "setns", "statmount", "umount2",
     "unshare",
 ]  # fmt: skip
@@ -138,6 +138,7 @@ _SYS_fsopen: Final = 430
 _SYS_fsconfig: Final = 431
 _SYS_fsmount: Final = 432
 _SYS_openat2: Final = 437
+_SYS_pidfd_getfd: Final = 438
 _SYS_mount_setattr: Final = 442
 _SYS_statmount: Final = 457
 _SYS_listmount: Final = 458
@@ -239,6 +240,16 @@ def prctl_set_pdeathsig(signal: int) -> None:
 def prctl_set_child_subreaper(enable: bool) -> None:
     """`PR_SET_CHILD_SUBREAPER(2const)`: become the parent of descendants that lose theirs."""
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ffi.cast("long", enable)), b"prctl")
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """
+    `pidfd_getfd(2)`; ENOSYS before Linux 5.6.
+
+    Gives a copy of the descriptor `number` of another process, which the caller owns: the same open
+    file, whose position and flags are shared.
+    """
+    return _checked(_syscall(_SYS_pidfd_getfd, pidfd, number, 0), number)
 
 
 def open_tree(dirfd: int, path: bytes, flags: int) -> int:

@@ -35,7 +35,7 @@ from mountcr.observation.target import observe_target
 from mountcr.observation.tasks import descendants
 from mountcr.operations.dump import refuse
 from mountcr.operations.locks import held
-from mountcr.operations.streams import opened
+from mountcr.operations.streams import keep_appending, opened
 from mountcr.paths import ROOT, KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.planner import make_plan, needed_mountpoints
@@ -299,6 +299,7 @@ class _Restore:
     def _finish(self, stage: Notification) -> None:
         """Complete and compare the mounts while CRIU can still undo everything."""
         protect_root(self.manifest, stage.pid)
+        keep_appending(stage.pid, self.plan.inherited)
         found = [
             each
             for each in compare(self.manifest, stage.pid, again=False)

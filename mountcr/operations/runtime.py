@@ -10,7 +10,6 @@ name them, and `descriptors.json`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import tempfile
@@ -39,7 +38,7 @@ from mountcr.operations.restore import (
     plan_restore,
     protect_root,
 )
-from mountcr.operations.streams import standard_stream
+from mountcr.operations.streams import keep_appending, standard_streams
 from mountcr.paths import KPath, decode
 from mountcr.planning.cgroups import crun_restores, layout
 from mountcr.planning.choices import RESTORE_ROOT
@@ -90,6 +89,7 @@ def _restore_alone(images: KPath, choices: Choices, stdio: str) -> RestoreResult
     fds: list[int] = []
     pid = in_private_namespace(lambda: runtime.run(fds), fds=fds, undo=end_tasks)
     protect_root(manifest, pid)
+    keep_appending(pid, plan.inherited)
     attach_root(fds, choices.root_at)
     found = compare(manifest, pid)
     return RestoreResult(
@@ -188,10 +188,7 @@ class _Runtime:
                 check=False,
             )
         log_file = f"{scratch}/log"
-        with contextlib.ExitStack() as stack:
-            stdin, stdout, stderr = (
-                stack.enter_context(standard_stream(number, stdio)) for number in range(3)
-            )
+        with standard_streams(stdio) as (stdin, stdout, stderr):
             done = subprocess.run(
                 [self.command[0], "--log", log_file, *self.command[1:], *words],
                 stdin=stdin,

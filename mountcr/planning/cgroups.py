@@ -75,8 +75,14 @@ def own_groups(facts: Facts) -> tuple[CgroupMember, ...]:
     return tuple(each for each in theirs if each not in ours and each.path != ROOT)
 
 
-def cgroup_steps(facts: Facts, host: MountTree, mode: CgroupMode) -> tuple[Step, ...]:
-    """Give the steps that make the directories which CRIU expects, parents first."""
+def cgroup_steps(
+    facts: Facts, host: MountTree, mode: CgroupMode, *, moved: KPath | None = None
+) -> tuple[Step, ...]:
+    """
+    Give the steps that make the directories which CRIU expects, parents first.
+
+    `moved` is where the group of the root task shall be instead, CRIU's `--cgroup-root`.
+    """
     if mode is CgroupMode.IGNORE:
         return ()
     steps: dict[KPath, Step] = {}
@@ -84,9 +90,10 @@ def cgroup_steps(facts: Facts, host: MountTree, mode: CgroupMode) -> tuple[Step,
         base = _mounted(member, host)
         if base is None:
             continue
-        wanted = _ancestors(member.path)
+        place = _place(facts, member, moved)
+        wanted = _ancestors(place)
         if mode in {CgroupMode.NONE, CgroupMode.PROPS}:
-            wanted.append(member.path)
+            wanted.append(place)
         for path in wanted:
             directory = paths.join(base, path)
             because = (
@@ -94,6 +101,16 @@ def cgroup_steps(facts: Facts, host: MountTree, mode: CgroupMode) -> tuple[Step,
             )
             steps.setdefault(directory, CgroupDirectory(path=directory, because=because))
     return tuple(steps.values())
+
+
+def _place(facts: Facts, member: CgroupMember, moved: KPath | None) -> KPath:
+    """Give where a group will be: below the new place of the root task's, if it was below it."""
+    if moved is None:
+        return member.path
+    for each in facts.tasks[0].cgroups:
+        if each.controllers == member.controllers and paths.is_beneath(member.path, each.path):
+            return paths.rebase(member.path, each.path, moved)
+    return member.path
 
 
 def _ancestors(path: KPath) -> list[KPath]:

@@ -112,6 +112,7 @@ def _outside(task: Task, file: OpenFile, mount_ids: set[int]) -> Inherited | Non
         type=file.stat.type,
         shown=file.shown,
         flags=file.flags,
+        position=max(file.position, 0),
         because=f"mount {file.mnt_id} of {file.shown} is not in the container",
     )
 

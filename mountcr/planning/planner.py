@@ -153,7 +153,7 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     mode, _ = choose_mode(case.facts, case.choices.cgroups)
     after = (
         *_shared_sources(case.graph, case.host, externals),
-        *cgroup_steps(case.facts, case.host, mode),
+        *cgroup_steps(case.facts, case.host, mode, moved=case.choices.cgroup_root),
     )
     return msgspec.structs.replace(rootfs, steps=_insert(rootfs.steps, before) + after)
 

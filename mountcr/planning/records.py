@@ -66,7 +66,8 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
 
     `fd` of task `pid` is the first that was seen of it. `number` is what CRIU gets it as, unique
     in a plan and the same as `fd` where it can be. `key` is CRIU's: `pipe:[INO]`, `file[MNT:INO]`
-    or `tty[RDEV:DEV]`, numbers of the latter two in hexadecimal. `shown` is what /proc showed.
+    or `tty[RDEV:DEV]`, numbers of the latter two in hexadecimal. `shown` is what /proc showed;
+    `position` is that of a file, in bytes.
     """
 
     number: int
@@ -76,6 +77,7 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
     type: InodeType
     shown: KPath
     flags: int = 0
+    position: int = 0
     because: str
 
 
