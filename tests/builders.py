@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mountcr.model import Container, Facts, Host, Mount, MountNamespace, Task
-from mountcr.observation.mountinfo import parse_table
+from mountcr.observation.mountinfo import parse_table as parse
 
 if TYPE_CHECKING:
     from mountcr.model import OpenFile
@@ -26,6 +26,7 @@ __all__ = [
     "facts",
     "mount",
     "namespace",
+    "parse",
     "recorded",
     "recorded_names",
     "table",
@@ -40,7 +41,7 @@ RECORDED: Final = Path(__file__).parent / "fixtures" / "mountinfo"
 
 def table(text: str) -> tuple[Mount, ...]:
     """Parse lines of mountinfo, as deep as a test indents them."""
-    return parse_table(textwrap.dedent(text).strip("\n").encode())
+    return parse(textwrap.dedent(text).strip("\n").encode())
 
 
 def mount(line: str) -> Mount:
@@ -51,7 +52,7 @@ def mount(line: str) -> Mount:
 
 def recorded(name: str) -> tuple[Mount, ...]:
     """Give a recorded table: `docker-overlay2`, `docker-overlay2.host`, …"""
-    return parse_table((RECORDED / f"{name}.txt").read_bytes())
+    return parse((RECORDED / f"{name}.txt").read_bytes())
 
 
 def recorded_names(suffix: str = "") -> list[str]:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals that are held back come later, and are never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from mountcr.interrupts import hold_back, held_back, let_through
+
+
+def interrupt() -> None:
+    """Send ourselves what Ctrl-C sends."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_comes_at_the_end() -> None:
+    """A block that must not be left half-way is not; the interrupt comes when it is done."""
+    done: list[str] = []
+
+    def work() -> None:
+        with held_back():
+            interrupt()
+            done.append("all of it")
+        done.append("too much")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["all of it"]
+
+
+def test_nests() -> None:
+    """A block inside another lets nothing through."""
+    done: list[str] = []
+
+    def work() -> None:
+        with held_back():
+            with held_back():
+                interrupt()
+            done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["outer"]
+
+
+def test_failure_in_the_block() -> None:
+    """A block that fails lets signals through again."""
+    with pytest.raises(LookupError), held_back():
+        raise LookupError
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+
+
+def test_by_hand() -> None:
+    """Between `hold_back` and `let_through` nothing comes."""
+    before = hold_back()
+    interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        let_through(before)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
