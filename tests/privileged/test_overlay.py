@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An overlay is mounted with the very layers that were asked for, or refused with a reason."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from mountcr.errors import CapabilityError, StepError
+from mountcr.kernel import overlay, syscalls
+from mountcr.kernel.overlay import mount_overlay
+from mountcr.overlayopts import OverlayOptions, format_options, parse_options
+from mountcr.paths import KPath, decode, encode, join
+from scratch import HOSTILE, LADDER, NEW_CALLS, directories, lack, mounted, tmpfs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.requires("overlay")
+
+
+def stack(base: KPath, name: bytes = b"x", *, lowers: int = 2) -> tuple[KPath, OverlayOptions]:
+    """Make a mountpoint and layers below a directory called `name`; each layer holds a file."""
+    top = [name + b"/l%d" % number for number in range(lowers)]
+    layers = directories(base, *top)
+    upper, work, at = directories(base, name + b"/up", name + b"/wk", name + b"/at")
+    for number, layer in enumerate((*layers, upper)):
+        with open(decode(layer) + b"/f%d" % number, "wb") as file:
+            file.write(b"%d" % number)
+    return at, OverlayOptions(lowers=tuple(layers), upper=upper, work=work)
+
+
+def shown(at: KPath) -> OverlayOptions:
+    """What the kernel shows of the overlay on top at a path."""
+    return parse_options(mounted(at)[-1].super_options)
+
+
+def layers_of(options: OverlayOptions) -> tuple[object, ...]:
+    """The layers without the other options."""
+    return (options.lowers, options.data, options.upper, options.work)
+
+
+def files(at: KPath) -> list[str]:
+    """What is to be seen in a directory."""
+    return sorted(os.listdir(os.fsdecode(decode(at))))
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_names_of_layers(name: bytes, lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """Any name of a layer, upper or work is mounted and read back, the new way and the old."""
+    at, options = stack(tmpfs(tmp_path), name)
+    lack(*lacking)
+    mount_overlay(at, options)
+    assert layers_of(shown(at)) == layers_of(options)
+    assert files(at) == ["f0", "f1", "f2"]
+
+
+def by_data(at: KPath, options: OverlayOptions) -> None:
+    """Mount with mount(2) as other programs do."""
+    syscalls.mount(b"overlay", decode(at), b"overlay", 0, format_options(options))
+
+
+def by_fsconfig(at: KPath, options: OverlayOptions, *, by_fd: bool) -> None:
+    """Mount with fsconfig(2) as other programs do, layers one by one."""
+    try:
+        context = syscalls.fsopen(b"overlay")
+    except OSError as error:
+        pytest.skip(f"fsopen: {error.strerror}")
+    assert options.upper
+    assert options.work
+    layers = [(b"lowerdir+", layer) for layer in options.lowers]
+    layers += [(b"upperdir", options.upper), (b"workdir", options.work)]
+    try:
+        for key, layer in layers:
+            if by_fd:
+                fd = os.open(decode(layer), os.O_PATH)
+                syscalls.fsconfig_fd(context, key, fd)
+                os.close(fd)
+            else:
+                value = decode(layer)
+                # overlay unescapes these two
+                escaped = value if key == b"lowerdir+" else value.replace(b"\\", b"\\\\")
+                syscalls.fsconfig_string(context, key, escaped)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            pytest.skip("this kernel takes no layers that way")
+        raise
+    syscalls.fsconfig_create(context)
+    fd = syscalls.fsmount(context)
+    flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
+    syscalls.move_mount(fd, b"", syscalls.AT_FDCWD, decode(at), flags)
+    os.close(fd)
+    os.close(context)
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("way", ["mount", "fsconfig by name", "fsconfig by descriptor"])
+def test_what_others_mounted_is_understood(way: str, name: bytes, tmp_path: Path) -> None:
+    """Whichever call an engine uses, its layers are read from the mount table."""
+    at, options = stack(tmpfs(tmp_path), name)
+    if way == "mount":
+        by_data(at, options)
+    else:
+        by_fsconfig(at, options, by_fd=way.endswith("descriptor"))
+    assert layers_of(shown(at)) == layers_of(options)
+
+
+def needs_single_layers() -> None:
+    """Skip where layers cannot be given one by one."""
+    try:
+        context = syscalls.fsopen(b"overlay")
+    except OSError as error:
+        pytest.skip(f"fsopen: {error.strerror}")
+    try:
+        syscalls.fsconfig_string(context, b"lowerdir+", b"/")
+    except OSError:
+        pytest.skip("this kernel takes no layers one by one")
+    finally:
+        os.close(context)
+
+
+@pytest.mark.parametrize("count", [3, 60, 500])
+def test_many_layers(count: int, tmp_path: Path) -> None:
+    """All of them are mounted, in their order."""
+    needs_single_layers()
+    at, options = stack(tmpfs(tmp_path), b"layers", lowers=count)
+    mount_overlay(at, options)
+    assert layers_of(shown(at)) == layers_of(options)
+    assert len(files(at)) == count + 1
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_one_layer_too_many(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """The kernel takes 500; of more the error says how many, and what to do."""
+    at, options = stack(tmpfs(tmp_path), b"layers", lowers=501)
+    lack(*lacking)
+    with pytest.raises(CapabilityError, match="501 layers") as caught:
+        mount_overlay(at, options)
+    assert caught.value.hint
+    assert caught.value.probe
+    assert mounted(at) == []
+
+
+def test_layers_that_do_not_fit_into_mount(tmp_path: Path) -> None:
+    """Without the new calls, what mount(2) would cut is refused and not cut."""
+    at, options = stack(tmpfs(tmp_path), b"y" * 200, lowers=30)
+    lack(*NEW_CALLS)
+    with pytest.raises(CapabilityError, match=r"30 layers make \d+ bytes.*takes 4095"):
+        mount_overlay(at, options)
+    assert mounted(at) == []
+
+
+def test_long_paths(tmp_path: Path) -> None:
+    """A layer whose path is longer than one string of fsconfig(2) is mounted all the same."""
+    at, options = stack(tmpfs(tmp_path), b"/".join([b"z" * 100] * 5))
+    assert all(len(layer) > 500 for layer in options.lowers)
+    mount_overlay(at, options)
+    assert layers_of(shown(at)) == layers_of(options)
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_without_an_upper(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """A stack of lower layers only is read-only."""
+    at, options = stack(tmpfs(tmp_path))
+    options = msgspec.structs.replace(options, upper=None, work=None)
+    lack(*lacking)
+    mount_overlay(at, options)
+    assert layers_of(shown(at)) == layers_of(options)
+    with pytest.raises(OSError, match="Read-only"):
+        os.mkdir(decode(at) + b"/new")
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_options_of_overlay(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """Options that are no layers are passed on, flags as well as values."""
+    at, options = stack(tmpfs(tmp_path))
+    options = msgspec.structs.replace(options, others=("index=on", "volatile"))
+    lack(*lacking)
+    mount_overlay(at, options)
+    found = set(shown(at).others)
+    assert "index=on" in found
+    assert found & {"volatile", "fsync=volatile"}  # newer kernels spell it as a value
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_data_only_layers(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """They are mounted as such, and their files are not to be seen."""
+    at, options = stack(tmpfs(tmp_path), lowers=4)
+    options = OverlayOptions(
+        lowers=options.lowers[:2],
+        data=options.lowers[2:],
+        others=("redirect_dir=on", "metacopy=on"),
+    )
+    try:
+        by_data(at, options)
+    except OSError:
+        pytest.skip("this kernel has no data-only layers")
+    syscalls.umount2(decode(at))
+    lack(*lacking)
+    mount_overlay(at, options)
+    assert layers_of(shown(at)) == layers_of(options)
+    assert files(at) == ["f0", "f1"]
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_a_missing_layer_is_named(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """With its place in the stack; the kernel would say no more than ENOENT."""
+    at, options = stack(tmpfs(tmp_path))
+    gone = join(options.lowers[1], "gone")
+    options = msgspec.structs.replace(options, lowers=(*options.lowers, gone))
+    lack(*lacking)
+    with pytest.raises(StepError, match=r"lower layer 3 of 3 is gone: .*/gone") as caught:
+        mount_overlay(at, options)
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.hint
+    assert mounted(at) == []
+
+
+@pytest.mark.parametrize("field", ["upper", "work"])
+def test_a_missing_upper_or_work_is_named(field: str, tmp_path: Path) -> None:
+    """By which of them it is."""
+    at, options = stack(tmpfs(tmp_path))
+    options = msgspec.structs.replace(options, **{field: KPath("/no/such/place")})
+    with pytest.raises(StepError, match=f"the {field} directory is gone: /no/such/place"):
+        mount_overlay(at, options)
+
+
+def test_a_file_is_no_layer(tmp_path: Path) -> None:
+    """A layer that became a file is as good as gone."""
+    at, options = stack(tmpfs(tmp_path))
+    options = msgspec.structs.replace(options, lowers=(join(options.lowers[0], "f0"),))
+    with pytest.raises(StepError, match="lower layer 1 of 1"):
+        mount_overlay(at, options)
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_an_option_that_the_kernel_does_not_know(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """The error is the kernel's, and nothing stays mounted or open."""
+    at, options = stack(tmpfs(tmp_path))
+    options = msgspec.structs.replace(options, others=("no_such_option=1",))
+    lack(*lacking)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at below
+        mount_overlay(at, options)
+    assert caught.value.errno == errno.EINVAL
+    if not lacking:
+        assert "no_such_option" in str(caught.value)
+    assert mounted(at) == []
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_the_kernel_made_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it shows other layers than were asked for, the mount is taken away again."""
+    at, options = stack(tmpfs(tmp_path))
+
+    def forgetful(text: str) -> OverlayOptions:
+        found = parse_options(text)
+        return msgspec.structs.replace(found, lowers=found.lowers[:-1])
+
+    monkeypatch.setattr(overlay, "parse_options", forgetful)
+    with pytest.raises(StepError, match="other lower layers than asked"):
+        mount_overlay(at, options)
+    assert mounted(at) == []
+
+
+def test_layers_behind_links_are_the_same_layers(tmp_path: Path) -> None:
+    """Engines shorten paths by links; the kernel shows where they lead, which is no difference."""
+    base = tmpfs(tmp_path)
+    at, options = stack(base)
+    short = decode(base) + b"/s"
+    os.symlink(decode(options.lowers[0]), short)
+    options = msgspec.structs.replace(options, lowers=(encode(short), options.lowers[1]))
+    mount_overlay(at, options)
+    assert files(at) == ["f0", "f1", "f2"]
+
+
+def test_nothing_stays_open(tmp_path: Path) -> None:
+    """A mount costs no descriptor."""
+    at, options = stack(tmpfs(tmp_path))
+    before = set(os.listdir("/proc/self/fd"))
+    mount_overlay(at, options)
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes tell what the kernel does, by calling, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+from mountcr.kernel.probes import probe
+from mountcr.observation import mountinfo
+from scratch import NEW_CALLS, lack
+
+CALLS = {"open_tree", "move_mount", "mount_setattr", "openat2", "statmount", "listmount"}
+OTHERS = {"fsopen overlay", "overlay layers by descriptor", "overlay"}
+
+
+def test_every_probe_has_an_answer() -> None:
+    """Yes or no, under the release that runs."""
+    found = probe()
+    assert found.kernel == os.uname().release
+    assert set(found.features) == CALLS | OTHERS
+
+
+@pytest.mark.parametrize("call", sorted(CALLS))
+def test_a_call_that_the_kernel_lacks(call: str) -> None:
+    """Only that one is told as missing, whatever the release says."""
+    before = probe().features
+    lack(call)
+    after = probe().features
+    assert not after[call]
+    assert {name: after[name] for name in CALLS - {call}} == {
+        name: before[name] for name in CALLS - {call}
+    }
+
+
+@pytest.mark.requires("overlay")
+def test_overlay_without_the_new_calls() -> None:
+    """An overlay can be mounted all the same, but not by descriptors."""
+    lack(*NEW_CALLS)
+    features = probe().features
+    assert features["overlay"]
+    assert not features["fsopen overlay"]
+    assert not features["overlay layers by descriptor"]
+
+
+def test_layers_by_descriptor_need_the_call_for_it() -> None:
+    """Without fsconfig(2) they are told as missing."""
+    lack("fsconfig")
+    assert not probe().features["overlay layers by descriptor"]
+
+
+def test_nothing_is_left() -> None:
+    """No mount, no descriptor, no directory, no process."""
+    before = (mountinfo.read(), os.listdir("/proc/self/fd"), os.listdir(tempfile.gettempdir()))
+    probe()
+    after = (mountinfo.read(), os.listdir("/proc/self/fd"), os.listdir(tempfile.gettempdir()))
+    assert [name for name in after[2] if name not in before[2] and "mountcr" in name] == []
+    assert after[:2] == before[:2]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_without_privilege_what_mounts_is_told_as_missing() -> None:
+    """Nobody may ask, and gets an answer."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        os.write(writer, b"yes" if probe().features["overlay"] else b"no")
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    said = os.read(reader, 10)
+    os.close(reader)
+    assert said == b"no"

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Places and kernels for tests that mount: a file system of one's own, and calls that are missing.
+
+For tests that run in a mount namespace of their own, in a process that ends with the test.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+import enosys
+from mountcr.kernel import syscalls
+from mountcr.observation import mountinfo
+from mountcr.paths import KPath, decode, encode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mountcr.model import Mount
+
+__all__ = [
+    "HOSTILE",
+    "LADDER",
+    "NEW_CALLS",
+    "directories",
+    "lack",
+    "mounted",
+    "needs_clone",
+    "tmpfs",
+]
+
+NEW_CALLS: Final = (
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "open_tree",
+    "move_mount",
+    "mount_setattr",
+)
+"""What came with the new mount API; without it there is mount(2)."""
+
+LADDER: Final = {"as it is": (), "without the new calls": NEW_CALLS}
+"""Kernels on which everything has to work that can."""
+
+HOSTILE: Final = {
+    "plain": b"plain",
+    "space": b"a b",
+    "comma": b"a,b",
+    "colon": b"a:b",
+    "colons": b"a::b",
+    "backslash": b"a\\b",
+    "escape": b"a\\134b",
+    "octal": b"a\\040b",
+    "newline": b"a\nb",
+    "tab": b"a\tb",
+    "hash": b"a#b",
+    "equals": b"a=b",
+    "not UTF-8": b"a\xff\xfeb",
+    "UTF-8": "aäb".encode(),
+    "percent": b"%s%n",
+}
+"""Names that somebody's parser does not take for a name."""
+
+
+def tmpfs(at: Path | bytes) -> KPath:
+    """Mount a tmpfs, on which an overlay can have its upper."""
+    path = bytes(at)
+    syscalls.mount(b"tmpfs", path, b"tmpfs", 0, b"mode=755")
+    return encode(path)
+
+
+def directories(base: KPath, *names: bytes | str) -> list[KPath]:
+    """Make directories."""
+    found = [os.path.join(decode(base), os.fsencode(name)) for name in names]
+    for each in found:
+        os.makedirs(each)
+    return [encode(each) for each in found]
+
+
+def mounted(at: KPath) -> list[Mount]:
+    """Give the mounts at a path of this namespace, in the order of the table."""
+    return [mount for mount in mountinfo.read() if mount.mountpoint == at]
+
+
+def needs_clone() -> None:
+    """Skip where mounts cannot be cloned."""
+    try:
+        syscalls.open_tree(-1, b"", 0)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            pytest.skip("this kernel has no open_tree(2)")
+
+
+def lack(*calls: str) -> None:
+    """Let the kernel answer ENOSYS to some calls, for this process and for good."""
+    if not calls:
+        return
+    machine = os.uname().machine
+    if machine not in enosys.AUDIT_ARCH:
+        pytest.skip(f"no filter of system calls is known for {machine}")
+    numbers = [enosys.NUMBERS[name] for name in calls]
+    enosys.install(enosys.program(numbers, enosys.AUDIT_ARCH[machine]))
