@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from mountcr.interrupts import hold_back, held_back, let_through
+from mountcr.interrupts import held_back, hold_back, let_through
 
 
 def interrupt() -> None:

@@ -15,7 +15,7 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.unit.engines.conftest import Host
+    from unit.engines.conftest import Host
 
 
 def test_a_bundle_is_a_container_that_does_not_run(host: Host) -> None:

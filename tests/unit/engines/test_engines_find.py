@@ -17,7 +17,7 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.unit.engines.conftest import Host
+    from unit.engines.conftest import Host
 
 NOTHING = Roots()
 

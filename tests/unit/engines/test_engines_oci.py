@@ -18,7 +18,7 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.unit.engines.conftest import Host
+    from unit.engines.conftest import Host
 
 
 def test_runc_records_are_read_whole(host: Host) -> None:

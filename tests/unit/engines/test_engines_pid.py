@@ -22,7 +22,7 @@ from mountcr.procstat import read_stat, read_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.unit.engines.conftest import Host
+    from unit.engines.conftest import Host
 
 
 class Namespace:
