@@ -19,6 +19,7 @@ from mountcr.observation import mountinfo
 from mountcr.paths import KPath, decode, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mountcr.model import Mount
@@ -28,9 +29,10 @@ __all__ = [
     "LADDER",
     "NEW_CALLS",
     "directories",
+    "has",
     "lack",
     "mounted",
-    "needs_clone",
+    "needs",
     "tmpfs",
 ]
 
@@ -87,13 +89,30 @@ def mounted(at: KPath) -> list[Mount]:
     return [mount for mount in mountinfo.read() if mount.mountpoint == at]
 
 
-def needs_clone() -> None:
-    """Skip where mounts cannot be cloned."""
-    try:
-        syscalls.open_tree(-1, b"", 0)
-    except OSError as error:
-        if error.errno == errno.ENOSYS:
-            pytest.skip("this kernel has no open_tree(2)")
+_PROBES: Final[dict[str, Callable[[], object]]] = {
+    "open_tree": lambda: syscalls.open_tree(-1, b"none", 0),
+    "move_mount": lambda: syscalls.move_mount(-1, b"none", -1, b"none", 0),
+    "fsopen": lambda: syscalls.fsopen(b"no-such-filesystem"),
+    "fsconfig": lambda: syscalls.fsconfig_flag(-1, b"ro"),
+    "fsmount": lambda: syscalls.fsmount(-1),
+}
+
+
+def has(*calls: str) -> bool:
+    """Tell whether the kernel has these calls; they are asked for what cannot be."""
+    for name in calls:
+        try:
+            _PROBES[name]()
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                return False
+    return True
+
+
+def needs(*calls: str) -> None:
+    """Skip where one of these calls is missing."""
+    if not has(*calls):
+        pytest.skip(f"this kernel lacks one of {', '.join(calls)}")
 
 
 def lack(*calls: str) -> None:

@@ -60,15 +60,14 @@ def bind(source: KPath, at: KPath) -> None:
     """Bind a file or directory, without the mounts below it, and make the result private."""
     try:
         fd = clone(source)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-        syscalls.mount(decode(source), decode(at), b"", syscalls.MS_BIND, b"")
-    else:
         try:
             attach(fd, at)
         finally:
             os.close(fd)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        syscalls.mount(decode(source), decode(at), b"", syscalls.MS_BIND, b"")
     set_propagation(at, "private")
 
 
@@ -108,8 +107,11 @@ def set_attributes(at: KPath, attributes: Iterable[str]) -> None:
 
 
 def _remount(at: KPath, wanted: set[str]) -> None:
-    current = [each for each in mountinfo.read() if each.mountpoint == at][-1]
+    os.stat(decode(at))
+    mounted = [each for each in mountinfo.read() if each.mountpoint == at]
+    if not mounted:
+        raise OSError(errno.EINVAL, "not a mountpoint", at)
     flags = syscalls.MS_REMOUNT | syscalls.MS_BIND
-    for each in wanted | (set(current.options.split(",")) & ATTRIBUTES.keys()):
+    for each in wanted | (set(mounted[-1].options.split(",")) & ATTRIBUTES.keys()):
         flags |= ATTRIBUTES[each][1]
     syscalls.mount(b"", decode(at), b"", flags, b"")

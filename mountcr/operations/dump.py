@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import datetime
 import os
+import select
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump", "refuse"]
 
 DUMP_SCHEMA = "mountcr/dump/1"
+
+_DYING: Final = 10.0
+"""Seconds that a killed task may take to give its memory back."""
 
 
 class DumpSeconds(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -229,6 +233,20 @@ def _goes_on(container: Container) -> bool:
     return not stat.ended and container.start_time in {0, stat.start_time}
 
 
+def _await_end(facts: Facts) -> None:
+    """Wait, not for ever, until the killed tasks are gone, and with them what they had mounted."""
+    for task in facts.tasks:
+        try:
+            handle = os.pidfd_open(task.pid)
+        except ProcessLookupError:
+            continue
+        try:
+            # readable when the process ends, pidfd_open(2)
+            select.select([handle], [], [], _DYING)
+        finally:
+            os.close(handle)
+
+
 def dump(container: Container, choices: Choices) -> DumpResult:
     """
     Dump a running container into `choices.images`, which is made if it is missing.
@@ -254,6 +272,8 @@ def dump(container: Container, choices: Choices) -> DumpResult:
         _perform(work, criu.command, there)
         thawed = time.monotonic()
         manifests.write(work.manifest(), choices.images)
+        if not choices.leave_running:
+            _await_end(work.facts)
     finally:
         work.close()
     return DumpResult(

@@ -12,7 +12,7 @@ import pytest
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.mounts import ATTRIBUTES
 from mountcr.paths import KPath, decode, join
-from scratch import HOSTILE, LADDER, directories, lack, mounted, needs_clone, tmpfs
+from scratch import HOSTILE, LADDER, directories, lack, mounted, needs, tmpfs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,7 +157,7 @@ def test_rebind_stays_in_the_peer_group(tmp_path: Path) -> None:
 def test_a_clone_goes_with_its_descriptor(tmp_path: Path) -> None:
     """Until it is attached it is in no table; attached it stays."""
     source, at = directories(tmpfs(tmp_path), "src", "at")
-    needs_clone()
+    needs("open_tree", "move_mount")
     fd = mounts.clone(source)
     assert mounted(at) == []
     mounts.attach(fd, at)
@@ -172,22 +172,27 @@ def test_a_recursive_clone_has_the_mounts_below(tmp_path: Path) -> None:
     base = tmpfs(tmp_path)
     _, at = directories(base, "src/sub", "at")
     tmpfs(decode(base) + b"/src/sub")
-    needs_clone()
+    needs("open_tree", "move_mount")
     fd = mounts.clone(join(base, "src"), recursive=True)
     mounts.attach(fd, at)
     os.close(fd)
     assert len(mounted(join(at, "sub"))) == 1
 
 
-def test_errors_name_the_path() -> None:
-    """What the kernel refuses is told with the path."""
+@LADDERS
+def test_errors_name_the_path(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """What is not there is not found; what is no mountpoint has no attributes."""
+    lack(*lacking)
     gone = KPath("/no/such/place")
     with pytest.raises(FileNotFoundError) as caught:
         mounts.set_propagation(gone, "private")
-    assert caught.value.filename == gone
+    assert os.fsencode(caught.value.filename) == decode(gone)
     with pytest.raises(FileNotFoundError) as caught:
         mounts.set_attributes(gone, ["ro"])
-    assert caught.value.filename == gone
+    assert os.fsencode(caught.value.filename) == decode(gone)
+    with pytest.raises(OSError, match=str(tmp_path)) as other:
+        mounts.set_attributes(KPath(str(tmp_path)), ["ro"])
+    assert other.value.errno == errno.EINVAL
 
 
 def test_unmounting_is_of_what_is_on_top(tmp_path: Path) -> None:

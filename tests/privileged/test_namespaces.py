@@ -30,12 +30,14 @@ def sleeper(prepare: Callable[[], object], *, own: bool = True) -> Generator[int
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
-        if own:
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-        prepare()
-        os.write(writer, b"x")
-        signal.pause()
-        os._exit(0)
+        try:
+            if own:
+                syscalls.unshare(syscalls.CLONE_NEWNS)
+            prepare()
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
     try:
         os.close(writer)
         assert os.read(reader, 1) == b"x"

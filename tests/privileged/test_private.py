@@ -20,7 +20,7 @@ from mountcr.kernel.private import in_namespace_of, in_private_namespace
 from mountcr.model import Finding, Severity
 from mountcr.observation import mountinfo
 from mountcr.paths import KPath, decode, join
-from scratch import LADDER, directories, lack, mounted, needs_clone, tmpfs
+from scratch import LADDER, directories, lack, mounted, needs, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -158,8 +158,10 @@ def test_a_caller_that_is_killed(tmp_path: Path) -> None:
             os.write(writer, b"%d\n" % os.getpid())
             signal.pause()
 
-        in_private_namespace(work)
-        os._exit(1)
+        try:
+            in_private_namespace(work)
+        finally:
+            os._exit(1)
     worker = int(os.read(reader, 32))
     assert not ended(worker)
     os.kill(caller, signal.SIGKILL)
@@ -213,10 +215,12 @@ def test_what_the_host_mounts_meanwhile_arrives(lacking: tuple[str, ...], tmp_pa
     to_caller, from_work = os.pipe()
     helper = os.fork()
     if not helper:
-        os.read(to_caller, 1)
-        tmpfs(decode(theirs))
-        os.write(from_caller, b"x")
-        os._exit(0)
+        try:
+            os.read(to_caller, 1)
+            tmpfs(decode(theirs))
+            os.write(from_caller, b"x")
+        finally:
+            os._exit(0)
 
     def work() -> list[str]:
         tmpfs(decode(ours))
@@ -243,7 +247,7 @@ def test_descriptors_come_back_as_our_own(tmp_path: Path) -> None:
         os.mkdir(decode(place) + b"/made inside")
         fds.append(mounts.clone(place))
 
-    needs_clone()
+    needs("open_tree", "move_mount")
     in_private_namespace(work, fds=fds)
     (fd,) = fds
     assert not os.get_inheritable(fd)
@@ -290,13 +294,14 @@ def test_without_the_privilege(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.setresgid(65534, 65534, 65534)
-        os.setresuid(65534, 65534, 65534)
         try:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
             in_private_namespace(lambda: None)
         except PrivilegeError as error:
             os.write(writer, f"{error.message}|{error.hint}".encode())
-        os._exit(0)
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     os.close(writer)
     said = os.read(reader, 1000).decode()
@@ -310,10 +315,13 @@ def test_in_the_namespace_of_another(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        mounts.set_propagation(KPath("/"), "private", recursive=True)
-        os.write(writer, b"x")
-        signal.pause()
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            mounts.set_propagation(KPath("/"), "private", recursive=True)
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
     os.read(reader, 1)
     at = KPath(str(tmp_path))
 

@@ -67,10 +67,12 @@ def test_without_privilege_what_mounts_is_told_as_missing() -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.setresgid(65534, 65534, 65534)
-        os.setresuid(65534, 65534, 65534)
-        os.write(writer, b"yes" if probe().features["overlay"] else b"no")
-        os._exit(0)
+        try:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os.write(writer, b"yes" if probe().features["overlay"] else b"no")
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     os.close(writer)
     said = os.read(reader, 10)
