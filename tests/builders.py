@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mountcr.model import Container, Facts, Host, Mount, MountNamespace, Task
-from mountcr.observation.mountinfo import parse_table as parse
+from mountcr.mountinfo import parse_table as parse
 
 if TYPE_CHECKING:
     from mountcr.model import OpenFile

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 import enosys
+from mountcr import mountinfo
 from mountcr.kernel import syscalls
-from mountcr.observation import mountinfo
 from mountcr.paths import KPath, decode, encode
 
 if TYPE_CHECKING:

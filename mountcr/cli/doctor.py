@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from mountcr import libmount
+from mountcr import libmount, mountinfo
 from mountcr.cli.output import print_document
 from mountcr.criu import binary
 from mountcr.errors import CapabilityError
 from mountcr.kernel import probes
 from mountcr.model import Record
-from mountcr.observation import mountinfo
 from mountcr.planning.cgroups import layout
 from mountcr.programs import find_program
 

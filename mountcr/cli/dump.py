@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import choices_of, container_of, facts_of
 from mountcr.cli.output import print_document, print_outline
-from mountcr.operations.dump import dump, refuse
+from mountcr.operations.dump import dump
+from mountcr.operations.refusal import refuse
 from mountcr.planning.planner import make_plan
 from mountcr.render.plan import outline_plan
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import absolute, choices_of
 from mountcr.cli.output import print_document, print_outline
-from mountcr.operations.dump import refuse
+from mountcr.operations.refusal import refuse
 from mountcr.operations.restore import plan_restore, restore
 from mountcr.render.plan import outline_plan
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mountcr import manifest as manifests
-from mountcr import paths
+from mountcr import mountinfo, paths
 from mountcr.demo.launch import BindMount, Recipe, Tmpfs, launch, stop
 from mountcr.engines import find
 from mountcr.errors import CapabilityError, VerificationError
@@ -25,7 +25,7 @@ from mountcr.graph import MountGraph
 from mountcr.interrupts import held_back
 from mountcr.kernel.live import LiveKernel
 from mountcr.model import Record
-from mountcr.observation import mountinfo, observe
+from mountcr.observation import observe
 from mountcr.operations.dump import dump
 from mountcr.operations.rebuild import plan_rebuild, rebuild, unmount
 from mountcr.operations.restore import restore

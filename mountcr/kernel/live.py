@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mountcr import paths
+from mountcr import mountinfo, paths
 from mountcr.errors import StepError
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.overlay import mount_overlay
 from mountcr.kernel.private import in_private_namespace
-from mountcr.observation import mountinfo
 from mountcr.paths import ROOT, KPath, decode, encode
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from mountcr import mountinfo
 from mountcr.kernel import syscalls
-from mountcr.observation import mountinfo
 from mountcr.paths import KPath, decode
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from mountcr import mountinfo
 from mountcr.errors import CapabilityError, StepError
 from mountcr.kernel import syscalls
-from mountcr.observation import mountinfo
 from mountcr.overlayopts import OverlayOptions, format_options, parse_options
 from mountcr.paths import KPath, decode
 

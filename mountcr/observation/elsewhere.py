@@ -11,8 +11,8 @@ import contextlib
 import os
 from typing import Final
 
+from mountcr import mountinfo
 from mountcr.model import MountNamespace
-from mountcr.observation import mountinfo
 
 __all__ = ["unions_elsewhere"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 
+from mountcr import mountinfo
 from mountcr.criu import binary
 from mountcr.model import Capabilities, Host
-from mountcr.observation import mountinfo
 from mountcr.observation.tasks import cgroups, namespaces
 
 __all__ = ["observe_host"]

@@ -12,8 +12,8 @@ import os
 
 import msgspec
 
+from mountcr import mountinfo
 from mountcr.model import Mount, MountNamespace, Task
-from mountcr.observation import mountinfo
 from mountcr.observation.files import inode_type, mount_id
 from mountcr.paths import decode
 

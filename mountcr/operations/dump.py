@@ -21,13 +21,14 @@ from mountcr import paths, procstat
 from mountcr.criu import binary
 from mountcr.criu.images import ImageSet
 from mountcr.criu.session import Notification, Session
-from mountcr.errors import GoneError, PrivilegeError, RefusedError, UsageError
+from mountcr.errors import GoneError, PrivilegeError, UsageError
 from mountcr.graph.tree import MountTree
 from mountcr.interrupts import hold_back, let_through
 from mountcr.manifest import Manifest
 from mountcr.model import FileKind, Record
 from mountcr.observation import observe, observe_host
 from mountcr.observation.named import NamedFiles
+from mountcr.operations.refusal import refuse
 from mountcr.paths import KPath
 from mountcr.planning.planner import make_plan
 
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
     from mountcr.model import Container, Facts
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
-    from mountcr.planning.records import Plan
 
-__all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump", "refuse"]
+__all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump"]
 
 DUMP_SCHEMA = "mountcr/dump/1"
 
@@ -60,15 +60,6 @@ class DumpResult(Record, frozen=True, kw_only=True, omit_defaults=False):
     images: KPath
     manifest: KPath
     seconds: DumpSeconds
-
-
-def refuse(plan: Plan, what: str) -> None:
-    """Raise RefusedError when a plan is refused, naming all reasons."""
-    if not plan.refusals:
-        return
-    lines = [f"{each.rule} {each.mount}: {each.message}" for each in plan.refusals]
-    msg = f"{what} is refused: {'; '.join(lines)}"
-    raise RefusedError(msg, plan.refusals, hint=plan.refusals[0].cure)
 
 
 class _Dump:

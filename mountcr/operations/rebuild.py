@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mountcr import mountinfo
 from mountcr.errors import PrivilegeError, RefusedError, StepError, UsageError
 from mountcr.execute import applied
 from mountcr.graph.tree import MountTree
@@ -22,10 +23,9 @@ from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Record
-from mountcr.observation import mountinfo
 from mountcr.observation.elsewhere import unions_elsewhere
-from mountcr.operations.dump import refuse
 from mountcr.operations.locks import held
+from mountcr.operations.refusal import refuse
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT
 from mountcr.planning.rootfs import holders, plan_rootfs

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr import manifest as manifests
+from mountcr import mountinfo
 from mountcr.criu import binary
 from mountcr.criu.images import find_damage
 from mountcr.criu.session import Notification, Session
@@ -30,11 +31,11 @@ from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_namespace_of, in_private_namespace
 from mountcr.model import Record, Target
-from mountcr.observation import mountinfo, observe_host
+from mountcr.observation import observe_host
 from mountcr.observation.target import observe_target
 from mountcr.observation.tasks import descendants
-from mountcr.operations.dump import refuse
 from mountcr.operations.locks import held
+from mountcr.operations.refusal import refuse
 from mountcr.operations.streams import keep_appending, opened
 from mountcr.paths import ROOT, KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr import procstat
+from mountcr import mountinfo, procstat
 from mountcr.criu import binary, log
 from mountcr.errors import CapabilityError, CriuError, MountcrError, RefusedError, UsageError
 from mountcr.execute import applied
 from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
-from mountcr.observation import mountinfo
 from mountcr.operations.restore import (
     RestoreResult,
     RestoreSeconds,

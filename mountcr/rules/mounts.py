@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mountcr.observation.mountinfo import format_line
+from mountcr.mountinfo import format_line
 from mountcr.paths import ROOT, KPath
 from mountcr.planning.descriptors import inherited, lonely_pipes
 from mountcr.planning.rootfs import holders

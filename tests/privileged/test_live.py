@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mountcr import mountinfo
 from mountcr.errors import StepError
 from mountcr.execute import applied
 from mountcr.kernel import syscalls
 from mountcr.kernel.live import LiveKernel
 from mountcr.model import InodeType
-from mountcr.observation import mountinfo
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import Attributes, Bind, Copy, Directory, Mountpoint, Overlay, Step

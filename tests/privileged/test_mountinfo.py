@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mountcr import libmount
+from mountcr import libmount, mountinfo
 from mountcr.graph import MountGraph
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts, syscalls
 from mountcr.model import Mount, MountNamespace
-from mountcr.observation import mountinfo
 from mountcr.observation.files import mount_id
 from mountcr.paths import KPath, decode, encode, is_beneath, join
 from scratch import HOSTILE, directories, mounted, tmpfs

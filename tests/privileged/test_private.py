@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mountcr import errors
+from mountcr import errors, mountinfo
 from mountcr.errors import MountcrError, PrivilegeError, RefusedError
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.private import in_namespace_of, in_private_namespace
 from mountcr.model import Finding, Severity
-from mountcr.observation import mountinfo
 from mountcr.paths import KPath, decode, join
 from scratch import LADDER, directories, lack, mounted, needs, tmpfs
 

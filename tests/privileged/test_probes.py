@@ -8,8 +8,8 @@ import tempfile
 
 import pytest
 
+from mountcr import mountinfo
 from mountcr.kernel.probes import probe
-from mountcr.observation import mountinfo
 from scratch import NEW_CALLS, lack
 
 CALLS = {"open_tree", "move_mount", "mount_setattr", "openat2", "statmount", "listmount"}

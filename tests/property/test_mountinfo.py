@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mountcr import paths
 from mountcr.errors import DocumentError
 from mountcr.model import Mount
-from mountcr.observation.mountinfo import format_line, format_table, parse_line, parse_table
+from mountcr.mountinfo import format_line, format_table, parse_line, parse_table
 
 AWKWARD = st.lists(
     st.sampled_from(

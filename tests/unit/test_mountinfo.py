@@ -9,7 +9,7 @@ import builders
 from mountcr import libmount
 from mountcr.errors import DocumentError
 from mountcr.model import Mount, MountId
-from mountcr.observation.mountinfo import format_line, format_table, parse_line, parse_table, read
+from mountcr.mountinfo import format_line, format_table, parse_line, parse_table, read
 from mountcr.paths import KPath, decode
 
 LINE = b"36 35 98:0 /mnt1 /mnt2 rw,noatime shared:1 master:2 - ext3 /dev/root rw,errors=continue"
