@@ -2,9 +2,10 @@
 """
 A place on the host for the containers of one test, and the command line that works on them.
 
-Everything a test mounts lies below the place, which is a private mount of its own, and every
-process it starts or restores has the place in its mount table; that is how both are found again at
-the end. Modules take the classes for annotations only, from `tests.e2e.conftest`.
+Everything a test mounts lies below the place, which is a mount of its own, shared as on most hosts,
+so that what is unmounted goes from copies of it in other namespaces too. The root of every process
+that a test starts or restores is made of the place; that is how they are found again at the end.
+Modules take the classes for annotations only, from `e2e.conftest`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -96,7 +96,7 @@ class Place:
 
     def _fill(self) -> None:
         """Three lower layers: the program, a file that the middle one hides, the scripts."""
-        top, middle, base = self.layers
+        _, middle, base = self.layers
         self.write(base / "etc/motd", "from the base\n")
         self.write(base / "etc/lines", "first\nsecond\nthird\n")
         self.write(base / "var/old", "hidden by the middle layer\n")
@@ -165,6 +165,10 @@ class Place:
         below = (str(self.top), f"{self.top}/")
         return [each for each in reversed(found) if each == below[0] or each.startswith(below[1])]
 
+    def table(self) -> list[str]:
+        """Give the lines of the host's mount table that are ours, or that mountcr may have made."""
+        return [line for line in read_table() if str(self.top) in line or "/run/mountcr" in line]
+
     # Processes
 
     def start(
@@ -191,16 +195,14 @@ class Place:
         return pid
 
     def processes(self) -> list[int]:
-        """Give every process with the place in a mount table that is not ours."""
-        ours = os.readlink("/proc/self/ns/mnt")
-        found = []
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{name}/ns/mnt") == ours:
-                    continue
-                if any(str(self.top) in line for line in read_table(name)):
-                    found.append(int(name))
-        return found
+        """
+        Give every process of a container of this place, half restored ones and helpers too.
+
+        Their root, or what is about to become it, is made of the place, or their command names it.
+        That others have a copy of our mounts in a namespace of their own is no sign.
+        """
+        mark = "/".join(self.top.parts[-2:])
+        return [int(name) for name in filter(str.isdigit, os.listdir("/proc")) if _has(name, mark)]
 
     @staticmethod
     def runs(pid: int) -> bool:
@@ -212,7 +214,7 @@ class Place:
         return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
     def kill(self, pid: int) -> None:
-        """Kill a container by its init, and wait until nothing of it runs."""
+        """Kill a container by its init, which ends when all else has."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         self.wait(lambda: not self.runs(pid))
@@ -230,15 +232,16 @@ class Place:
 
     def count(self, upper: Path | None = None) -> int:
         """Read how far the counter is, from the writable layer."""
-        lines = (upper or self.upper).joinpath("var/count").read_text().split()
+        log = (upper or self.upper) / "var/count"
+        lines = log.read_text().split() if log.exists() else []
         return int(lines[-1]) if lines else 0
 
     def goes_on(self, upper: Path | None = None) -> None:
         """Claim that the counter goes on from where it is, without a gap."""
         before = self.count(upper)
         self.wait(lambda: self.count(upper) > before)
-        numbers = [int(each) for each in (upper or self.upper).joinpath("var/count").read_text().split()]
-        assert numbers == list(range(1, len(numbers) + 1))
+        lines = (upper or self.upper).joinpath("var/count").read_text().split()
+        assert lines == [str(number + 1) for number in range(len(lines))]
 
     # The command line
 
@@ -246,34 +249,36 @@ class Place:
         self,
         *words: object,
         environment: Mapping[str, str] | None = None,
-        user: int | None = None,
+        python: str = sys.executable,
         **more: Any,
     ) -> Finished:
         """Run the command line."""
         done = subprocess.run(
-            [sys.executable, "-m", "mountcr", *map(str, words)],
+            [python, "-m", "mountcr", *map(str, words)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=100,
             check=False,
             env={**os.environ, "MOUNTCR_CRIU": self.criu, **(environment or {})},
-            user=user,
-            extra_groups=[] if user else None,
             **more,
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 
-    def popen(self, *words: object, **more: Any) -> subprocess.Popen[bytes]:
+    def popen(
+        self,
+        *words: object,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int = subprocess.DEVNULL,
+    ) -> subprocess.Popen[bytes]:
         """Start the command line and do not wait."""
         return subprocess.Popen(
             [sys.executable, "-m", "mountcr", *map(str, words)],
-            stdin=subprocess.DEVNULL,
-            stdout=more.pop("stdout", subprocess.DEVNULL),
-            stderr=more.pop("stderr", subprocess.DEVNULL),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
             env={**os.environ, "MOUNTCR_CRIU": self.criu},
-            **more,
         )
 
     def done(self, *words: object, **more: Any) -> Any:
@@ -299,8 +304,13 @@ class Place:
 
     def run_criu(self, *words: object) -> Finished:
         """Run CRIU itself, as a person would."""
+        return self.run(self.criu, *words)
+
+    @staticmethod
+    def run(*words: object) -> Finished:
+        """Run any program; what it complains about is in its output."""
         done = subprocess.run(
-            [self.criu, *map(str, words)],
+            [*map(str, words)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -320,10 +330,19 @@ class Place:
             subprocess.run(["umount", "--lazy", mountpoint], check=True)
 
 
-def first_error(log: str) -> str:
-    """Give the first error of a log of CRIU, the harmless one about limits apart."""
-    errors = re.findall(r"Error \([^)]*\): (.*)", log)
-    return next((each for each in errors if "RLIMIT_NOFILE" not in each), "")
+def _has(pid: str, mark: str) -> bool:
+    """Tell whether a process, no zombie and not ourselves, runs on or works for a place."""
+    if int(pid) == os.getpid():
+        return False
+    with contextlib.suppress(OSError):
+        if mark in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+            return True
+    roots = ("/run/mountcr/", "/tmp/.criu.mntns.")
+    for line in read_table(pid):
+        mountpoint = line.split(" ")[4]
+        if mark in line and (mountpoint == "/" or mountpoint.startswith(roots)):
+            return True
+    return False
 
 
 @pytest.fixture
@@ -333,6 +352,7 @@ def place(tmp_path: Path, require: Callable[[str], str]) -> Iterator[Place]:
     require("overlay")
     top = Path(os.path.realpath(tmp_path))
     mounts.bind(encode(str(top)), encode(str(top)))
+    mounts.set_propagation(encode(str(top)), "shared")
     found = Place(top, busybox, criu)
     try:
         yield found
