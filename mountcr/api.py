@@ -90,15 +90,16 @@ def dump(container: Container, images: AnyPath, choices: Choices | None = None) 
 
 
 def restore(
-    images: AnyPath, choices: Choices | None = None, *, stdio: str = "null"
+    images: AnyPath, choices: Choices | None = None, *, stdio: str = "null", via: str = "criu"
 ) -> RestoreResult:
     """
     Restore what was dumped into a directory.
 
-    `stdio` says what becomes of standard streams that led to a runtime: `null`, `inherit` or the
-    path of a file. Raises NotFoundError or DocumentError for what is no images directory,
+    `via` says who does it, `criu` or the container's own `runtime`; `stdio` what becomes of
+    standard streams that led to a runtime: `null`, `inherit` or the path of a file. Raises
+    NotFoundError or DocumentError for what is no images directory,
     RefusedError, VerificationError, PrivilegeError, CapabilityError, CriuError, StepError; on
     error nothing runs and nothing is mounted. Differences that the plan announced are in the
     result.
     """
-    return restoring.restore(_absolute(images), choices or Choices(), stdio=stdio)
+    return restoring.restore(_absolute(images), choices or Choices(), stdio=stdio, via=via)

@@ -29,12 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
             print_outline(outline_plan(plan))
         refuse(plan, "the restore")
         return 0
-    if arguments.via == "runtime":
-        from mountcr.operations.runtime import restore_by_runtime
-
-        result = restore_by_runtime(images, choices, stdio=arguments.stdio)
-    else:
-        result = restore(images, choices, stdio=arguments.stdio)
+    result = restore(images, choices, stdio=arguments.stdio, via=arguments.via)
     if arguments.json:
         print_document(result)
     else:

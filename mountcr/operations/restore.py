@@ -3,65 +3,48 @@
 Restore: look at the target, plan, assemble the root in a private mount namespace, CRIU, compare.
 
 The host's mount table does not change, whatever happens and whenever this process is killed,
-unless the root is asked for on the host too; then it is attached there as the last thing.
+unless the root is asked for on the host too; then it is attached there as the last thing. Who
+restores, CRIU itself or the container's runtime, is a matter of one step of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from mountcr import manifest as manifests
-from mountcr import mountinfo
-from mountcr.criu import binary
-from mountcr.criu.images import find_damage
-from mountcr.criu.session import Notification, Session
-from mountcr.errors import CriuError, PrivilegeError, UsageError, VerificationError
+from mountcr.errors import PrivilegeError, UsageError, VerificationError
 from mountcr.execute import applied
 from mountcr.graph import MountGraph
-from mountcr.graph.diff import Difference, diff
+from mountcr.graph.diff import Difference
 from mountcr.graph.tree import MountTree
-from mountcr.interrupts import hold_back
 from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
-from mountcr.kernel.private import in_namespace_of, in_private_namespace
+from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Record, Target
 from mountcr.observation import observe_host
 from mountcr.observation.target import observe_target
-from mountcr.observation.tasks import descendants
+from mountcr.operations.by_criu import ByCriu
+from mountcr.operations.by_runtime import ByRuntime
 from mountcr.operations.locks import held
 from mountcr.operations.refusal import refuse
-from mountcr.operations.streams import keep_appending, opened
-from mountcr.paths import ROOT, KPath, decode
+from mountcr.operations.restored import compare, end_tasks, is_announced
+from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.planner import make_plan, needed_mountpoints
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from mountcr.manifest import Manifest
     from mountcr.planning.records import Plan
 
-__all__ = [
-    "RESTORE_SCHEMA",
-    "RestoreResult",
-    "RestoreSeconds",
-    "alone",
-    "attach_root",
-    "check_plan",
-    "compare",
-    "end_tasks",
-    "is_announced",
-    "plan_restore",
-    "protect_root",
-    "restore",
-]
+__all__ = ["RESTORE_SCHEMA", "RestoreResult", "RestoreSeconds", "plan_restore", "restore"]
 
 RESTORE_SCHEMA = "mountcr/restore/1"
 
@@ -88,6 +71,18 @@ class RestoreResult(Record, frozen=True, kw_only=True, omit_defaults=False):
     differences: tuple[Difference, ...]
     announced: bool
     seconds: RestoreSeconds
+
+
+class Way(Protocol):
+    """Who brings the tasks back."""
+
+    def ready(self) -> contextlib.AbstractContextManager[None]:
+        """Hold what the restore needs for a block of code."""
+        ...
+
+    def restore(self) -> int:
+        """Restore into the assembled root, settle, and give the pid of the root task."""
+        ...
 
 
 def plan_restore(images: KPath, choices: Choices) -> tuple[Manifest, Plan]:
@@ -138,7 +133,7 @@ def _target(manifest: Manifest, choices: Choices) -> Target:
     )
 
 
-def check_plan(plan: Plan) -> None:
+def _check_plan(plan: Plan) -> None:
     """Refuse, or say that files are not what they were, all of them at once."""
     others = [each for each in plan.refusals if each.rule not in _CONTENT_RULES]
     changed = [each for each in plan.refusals if each.rule in _CONTENT_RULES]
@@ -149,60 +144,34 @@ def check_plan(plan: Plan) -> None:
     refuse(plan, "the restore")
 
 
-def is_announced(plan: Plan, difference: Difference) -> bool:
-    """Tell whether a loss of the plan says so."""
-    for loss in plan.losses:
-        if loss.mount == difference.path and (loss.rule, difference.what) in {
-            ("F1", "host peers"),
-            ("F2", "master"),
-            ("F3", "master"),
-        }:
-            return True
-    return False
-
-
-def compare(manifest: Manifest, pid: int, *, again: bool = True) -> list[Difference]:
-    """Compare the mount table of the restored root task with the one of the dump."""
-    if manifest.facts.shares_mounts:
-        return []
-    return diff(
-        manifest.facts.namespaces[0].mounts,
-        mountinfo.read(pid),
-        outside_before=manifest.facts.host.mounts,
-        outside_after=mountinfo.read() if again else (),
-    )
-
-
 def restore(
-    images: KPath,
-    choices: Choices,
-    *,
-    stdio: str = "null",
-    report: Callable[[str], None] | None = None,
+    images: KPath, choices: Choices, *, stdio: str = "null", via: str = "criu"
 ) -> RestoreResult:
     """
-    Restore what was dumped into `images`.
+    Restore what was dumped into `images`, `via` CRIU (`criu`) or the container's `runtime`.
 
-    Raises what `plan_restore` raises, RefusedError and VerificationError before anything is
-    touched, CapabilityError when CRIU does not work here, StepError or CriuError when something
-    failed and was undone, and VerificationError when the restored mount table is not the dumped
-    one: then the restored tasks are gone. They are gone as well when this is interrupted.
+    Raises what `plan_restore` raises, UsageError for a way that is none for this container,
+    RefusedError and VerificationError before anything is touched, CapabilityError when CRIU or
+    the runtime does not work here, StepError or CriuError when something failed and was undone,
+    and VerificationError when the restored mount table is not the dumped one: then the restored
+    tasks are gone. They are gone as well when this is interrupted.
     """
     started = time.monotonic()
     if choices.root_at and not os.path.isdir(decode(choices.root_at)):
         raise UsageError(f"--root {choices.root_at}: no such directory", hint="make it first")
     fds: list[int] = []
-    with alone(images, choices):
+    with _alone(images, choices):
         manifest, plan = plan_restore(images, choices)
-        check_plan(plan)
-        criu = binary.require()
+        way: Way = (ByRuntime if via == "runtime" else ByCriu)(manifest, plan, stdio)
+        _check_plan(plan)
         planned = time.monotonic()
-        work = _Restore(manifest, plan, choices, criu.command, report)
-        with _diagnosed(images), binary.blamed(), opened(plan.inherited, stdio) as inherit:
-            pid = in_private_namespace(lambda: work.run(inherit, fds), fds=fds, undo=end_tasks)
+        with way.ready():
+            pid = in_private_namespace(
+                lambda: _assemble_and_restore(plan, way, fds), fds=fds, undo=end_tasks
+            )
     with contextlib.ExitStack() as undo:
         undo.callback(end_tasks, pid)
-        attach_root(fds, choices.root_at)
+        _attach_root(fds, choices.root_at)
         if choices.root_at:
             undo.callback(LiveKernel().unmount, choices.root_at)
         found = compare(manifest, pid)
@@ -219,7 +188,7 @@ def restore(
 
 
 @contextlib.contextmanager
-def alone(images: KPath, choices: Choices) -> Generator[None]:
+def _alone(images: KPath, choices: Choices) -> Generator[None]:
     """
     Keep others from restoring the same images, or into the same writable layer, for a block.
 
@@ -231,26 +200,18 @@ def alone(images: KPath, choices: Choices) -> Generator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _diagnosed(images: KPath) -> Generator[None]:
-    """Name a damaged image where CRIU failed; CRIU itself only says `Unexpected EOF`."""
-    try:
-        yield
-    except CriuError as error:
-        damage = find_damage(images)
-        if damage:
-            raise damage from error
-        raise
+def _assemble_and_restore(plan: Plan, way: Way, fds: list[int]) -> int:
+    """Do what happens in the private mount namespace; give the pid of the root task."""
+    # never removed: rmdir(2) would detach what other restores have mounted on it
+    os.makedirs(decode(RESTORE_ROOT), exist_ok=True)
+    with applied(plan.rootfs.steps if plan.rootfs else (), LiveKernel()):
+        pid = way.restore()
+        if plan.choices.root_at:
+            fds.append(mounts.clone(RESTORE_ROOT))
+        return pid
 
 
-def end_tasks(pid: int) -> None:
-    """Kill what was restored: the root task and all below it."""
-    for each in descendants(pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
-
-
-def attach_root(fds: list[int], at: KPath | None) -> None:
+def _attach_root(fds: list[int], at: KPath | None) -> None:
     """Attach a clone of the root at a directory of the host; closes the descriptors."""
     for fd in fds:
         try:
@@ -258,58 +219,3 @@ def attach_root(fds: list[int], at: KPath | None) -> None:
                 mounts.attach(fd, at)
         finally:
             os.close(fd)
-
-
-def protect_root(manifest: Manifest, pid: int) -> None:
-    """Make the root of a restored task read-only if it was; the plan leaves that to the end."""
-    root = MountTree(manifest.facts.namespaces[0].mounts).root
-    if root is not None and root.readonly:
-        in_namespace_of(pid, lambda: mounts.set_attributes(ROOT, ("ro",)))
-
-
-class _Restore:
-    """The part of a restore that runs in the private mount namespace."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        plan: Plan,
-        choices: Choices,
-        command: tuple[str, ...],
-        report: Callable[[str], None] | None,
-    ) -> None:
-        self.manifest = manifest
-        self.plan = plan
-        self.choices = choices
-        self.command = command
-        self.report = report
-
-    def run(self, inherit: dict[int, int], fds: list[int]) -> int:
-        """Assemble the root, have CRIU restore into it, compare; give the root task's pid."""
-        # never removed: rmdir(2) would detach what other restores have mounted on it
-        os.makedirs(decode(RESTORE_ROOT), exist_ok=True)
-        steps = self.plan.rootfs.steps if self.plan.rootfs else ()
-        with applied(steps, LiveKernel()), Session(self.command) as session:
-            pid = session.restore(
-                self.plan.criu.restore_options, {"post-restore": self._finish}, inherit
-            )
-            if self.choices.root_at:
-                fds.append(mounts.clone(RESTORE_ROOT))
-            return pid
-
-    def _finish(self, stage: Notification) -> None:
-        """Complete and compare the mounts while CRIU can still undo everything."""
-        protect_root(self.manifest, stage.pid)
-        keep_appending(stage.pid, self.plan.inherited)
-        found = [
-            each
-            for each in compare(self.manifest, stage.pid, again=False)
-            if not is_announced(self.plan, each) and each.what != "host peers"
-        ]
-        if found:
-            lines = [str(each) for each in found]
-            msg = f"the restored mount table differs in {len(lines)} place(s): {lines[0]}"
-            raise VerificationError(
-                msg, lines, hint="the restored tasks were killed; the images are as they were"
-            )
-        hold_back()  # from here on CRIU completes what it does; the caller undoes it if it must

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restore by CRIU itself: the session, in a private mount namespace with the root assembled."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mountcr.criu import binary
+from mountcr.criu.images import find_damage
+from mountcr.criu.session import Notification, Session
+from mountcr.errors import CriuError
+from mountcr.interrupts import hold_back
+from mountcr.operations.restored import settle
+from mountcr.operations.streams import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from mountcr.manifest import Manifest
+    from mountcr.paths import KPath
+    from mountcr.planning.records import Plan
+
+__all__ = ["ByCriu"]
+
+
+class ByCriu:
+    """One restore. Raises CapabilityError when there is no CRIU."""
+
+    def __init__(self, manifest: Manifest, plan: Plan, stdio: str) -> None:
+        self._manifest = manifest
+        self._plan = plan
+        self._stdio = stdio
+        self._command = binary.require().command
+        self._inherit: dict[int, int] = {}
+
+    @contextlib.contextmanager
+    def ready(self) -> Generator[None]:
+        """Hold the descriptors that CRIU gets open, and say more of its failures, for a block."""
+        images = self._plan.choices.images
+        given = opened(self._plan.inherited, self._stdio)
+        with _diagnosed(images), binary.blamed(), given as self._inherit:
+            yield
+
+    def restore(self) -> int:
+        """Have CRIU restore, settle what it restored, and give the pid of the root task."""
+        with Session(self._command) as session:
+            return session.restore(
+                self._plan.criu.restore_options, {"post-restore": self._settle}, self._inherit
+            )
+
+    def _settle(self, stage: Notification) -> None:
+        """Complete and compare while CRIU can still undo everything."""
+        settle(self._manifest, self._plan, stage.pid)
+        hold_back()  # from here on CRIU completes what it does; the caller undoes it if it must
+
+
+@contextlib.contextmanager
+def _diagnosed(images: KPath) -> Generator[None]:
+    """Name a damaged image where CRIU failed; CRIU itself only says `Unexpected EOF`."""
+    try:
+        yield
+    except CriuError as error:
+        damage = find_damage(images)
+        if damage:
+            raise damage from error
+        raise
