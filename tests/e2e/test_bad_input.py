@@ -15,8 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import _cffi_backend
+import msgspec
 import pytest
 
+import mountcr
+import mountcr_drivers
 from mountcr.demo.launch import BindMount
 
 if TYPE_CHECKING:
@@ -141,19 +145,30 @@ def own(place: Place) -> Iterator[int]:
 
 
 @pytest.fixture
-def unprivileged(place: Place) -> Callable[..., Finished]:
-    """The command line run by a user without privileges, by a Python that this user may run."""
-    environment = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
-    probe = ("-c", "import mountcr.cli, mountcr_drivers, cffi, msgspec")
-    for python in (sys.executable, "/usr/bin/python3"):
-        with contextlib.suppress(OSError):
-            identity: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-            status: int = subprocess.call([python, *probe], env=environment, **identity)
-            if status == 0:
-                return functools.partial(
-                    place.mountcr, environment=environment, python=python, **identity
-                )
-    pytest.skip("no Python that a user without privileges may run has mountcr")
+def unprivileged(place: Place) -> Iterator[Callable[..., Finished]]:
+    """
+    The command line run by a user without privileges.
+
+    The checkout and its environment may lie where only root may look, so what runs is a copy.
+    """
+    identity: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)  # noqa: S103 - for nobody to read
+        for package in (mountcr, mountcr_drivers, msgspec):
+            source = os.path.dirname(str(package.__file__))
+            shutil.copytree(source, f"{directory}/{package.__name__}")
+        shutil.copy(_cffi_backend.__file__, directory)
+        environment = {"PYTHONPATH": directory, "PYTHONDONTWRITEBYTECODE": "1"}
+        for python in (sys.executable, os.path.realpath(sys.executable), "/usr/bin/python3"):
+            words = [python, "-c", "import mountcr.cli.plan, mountcr.kernel.syscalls"]
+            with contextlib.suppress(OSError):
+                status: int = subprocess.call(words, env=environment, **identity)
+                if status == 0:
+                    yield functools.partial(
+                        place.mountcr, environment=environment, python=python, **identity
+                    )
+                    return
+    pytest.skip("a user without privileges may run no Python of this version here")
 
 
 def test_not_root(place: Place, own: int, unprivileged: Callable[..., Finished]) -> None:

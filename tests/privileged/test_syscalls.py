@@ -456,16 +456,15 @@ def test_statmount_tells_what_was_asked(place: bytes) -> None:
 def test_statmount_of_long_paths(place: bytes) -> None:
     """Paths that fill the first buffer several times come back whole."""
     needs("statmount", "listmount")
-    deep = place
-    while len(deep) < 3600:
-        deep += b"/" + b"d" * 200
-    os.makedirs(deep)
-    syscalls.mount(deep, deep, None, syscalls.MS_BIND)
+    syscalls.mount(b"none", place, b"tmpfs", 0)
+    root = b""
+    while len(root) < 3600:
+        root += b"/" + b"d" * 200
+    os.makedirs(place + root)
+    syscalls.mount(place + root, place + root, None, syscalls.MS_BIND)
     told = syscalls.statmount(syscalls.listmount()[-1], EVERYTHING)
-    assert told.mnt_point == deep
-    assert told.mnt_root is not None
-    assert deep.endswith(told.mnt_root)
-    assert len(told.mnt_root) > 3000
+    assert told.mnt_point == place + root
+    assert told.mnt_root == root
 
 
 def test_listmount_of_many(place: bytes) -> None:
