@@ -297,6 +297,7 @@ def rebuilds(box: Box, runs: int) -> None:
 
 def main() -> int:
     """Measure everything."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is compiled once
     parser = argparse.ArgumentParser(description="Ratios of mountcr against its peers.")
     parser.add_argument("--runs", type=int, default=7, help="measured runs; default: 7")
     runs: int = parser.parse_args().runs
