@@ -77,26 +77,16 @@ def _because(
         because = f"{mount.fstype} {mount.dev} is mounted whole, which CRIU cannot do by itself"
     elif conditions.foreign_fuse(graph, mount, externals):
         because = f"{mount.fstype} is served by a daemon outside"
-    elif _tmpfs_of_host(graph, host, mount, externals):
+    elif conditions.tmpfs_of_host(graph, host, mount, externals) and not _stacked(graph, mount):
         because = f"tmpfs {mount.dev} is mounted on the host too, its content is the host's"
     elif conditions.unreachable_master(graph, mount, externals):
         because = f"it receives from peer group {mount.master}, which is outside the container"
     return because
 
 
-def _tmpfs_of_host(
-    graph: MountGraph, host: MountTree, mount: Mount, externals: conditions.Externals
-) -> bool:
-    """
-    Tell whether a whole tmpfs also is on the host.
-
-    CRIU would copy its content into the images and cut the container off from it in silence.
-    """
-    if mount.fstype != "tmpfs" or conditions.of_external(graph, mount, externals):
-        return False
-    if conditions.carved_from_root(graph, mount):
-        return False
-    return any(other.dev == mount.dev for other in host.mounts)
+def _stacked(graph: MountGraph, mount: Mount) -> bool:
+    """Tell whether another mount is at the same mountpoint, which a key would mean as well."""
+    return sum(each.mountpoint == mount.mountpoint for each in graph.tree.mounts) > 1
 
 
 def _external(host: MountTree, mount: Mount, because: str) -> External:

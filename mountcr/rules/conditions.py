@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from mountcr.graph import MountGraph
+    from mountcr.graph.tree import MountTree
     from mountcr.model import Mount, MountNamespace
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "foreign_fuse",
     "improper_root",
     "of_external",
+    "tmpfs_of_host",
     "unreachable_master",
     "unsupported",
 ]
@@ -80,6 +82,19 @@ def improper_root(graph: MountGraph, mount: Mount, externals: Externals = NONE) 
 def foreign_fuse(graph: MountGraph, mount: Mount, externals: Externals = NONE) -> bool:
     """C1: a FUSE mount, whose content only its daemon knows."""
     return short_type(mount) == "fuse" and not _settled(graph, mount, externals)
+
+
+def tmpfs_of_host(
+    graph: MountGraph, host: MountTree, mount: Mount, externals: Externals = NONE
+) -> bool:
+    """
+    F5: a whole tmpfs that is mounted on the host too.
+
+    CRIU copies its content into the images, and restores a tmpfs that is cut off from the host's.
+    """
+    whole = mount.root == ROOT and mount.fstype == "tmpfs"
+    on_host = whole and any(other.dev == mount.dev for other in host.mounts)
+    return on_host and not _settled(graph, mount, externals)
 
 
 def unreachable_master(graph: MountGraph, mount: Mount, externals: Externals = NONE) -> bool:

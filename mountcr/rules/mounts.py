@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mountcr.graph.tree import MountTree
 from mountcr.mountinfo import format_line
 from mountcr.paths import ROOT, KPath
 from mountcr.planning.descriptors import inherited, lonely_pipes
@@ -77,10 +78,20 @@ def _stacked(context: Context) -> Iterator[Found]:
     """E4: a mount that is not external on its own, at the mountpoint of one that is."""
     if context.graph is None:
         return
-    for external in context.externals:
-        here = [m for m in context.graph.tree.mounts if m.mountpoint == external.mountpoint]
+    for mountpoint in dict.fromkeys(external.mountpoint for external in context.externals):
+        here = [mount for mount in context.graph.tree.mounts if mount.mountpoint == mountpoint]
         if len({(mount.dev, mount.root) for mount in here}) > 1:
-            yield Found(external.mountpoint, f"{len(here)} mounts are stacked there")
+            yield Found(mountpoint, f"{len(here)} mounts are stacked there")
+
+
+def _copied_tmpfs(context: Context) -> Iterator[Found]:
+    """F5."""
+    if context.graph is None:
+        return
+    origin = MountTree(context.facts.host.mounts)
+    for _, mount, _ in conditions.checked(context.graph):
+        if conditions.tmpfs_of_host(context.graph, origin, mount, context.nodes):
+            yield Found(mount.mountpoint, f"tmpfs {mount.dev}")
 
 
 def _lonely_pipes(context: Context) -> Iterator[Found]:
@@ -203,6 +214,7 @@ PREDICATES: Final = {
     "L7": _lonely_pipes,
     "F1": _outside_peers,
     "F2": _root_master,
+    "F5": _copied_tmpfs,
     "M2": _upper_in_use,
     "M4": _disagreement,
     "M6": _unknown_layers,

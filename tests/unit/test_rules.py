@@ -112,6 +112,7 @@ def file_now(**fields: object) -> tuple[TargetFile, ...]:
 
 LONG: Final = ROOT.replace("/l,", ":".join(f"/l{number:050}" for number in range(90)) + ",")
 SHARED_HOST: Final = HOST + "\n2 1 8:1 /srv /srv rw shared:4 - ext4 /dev/sda1 rw"
+SHM_HOST: Final = HOST + "\n2 1 0:60 / /dev/shm rw - tmpfs t rw"
 ELSEWHERE: Final = builders.namespace(
     "90 89 0:77 / /m rw - overlay x rw,lowerdir=/l,upperdir=/u,workdir=/w", identity=9, pid=900
 )
@@ -135,6 +136,9 @@ CASES: Final = (
     Case("L7", "pipe:[12]", with_file(shown=KPath("pipe:[12]"), mnt_id=14, flags=1)),
     Case("F1", "/data", with_mounts(
         "11 10 8:1 /srv/v /data rw shared:4 - ext4 /dev/sda1 rw", host=SHARED_HOST)),
+    Case("F5", "/shm", with_mounts("11 10 0:60 / /shm rw - tmpfs t rw", host=SHM_HOST), cured=True),
+    Case("F5", "/shm", with_mounts(
+        "11 10 0:60 / /shm rw - tmpfs t rw", "12 11 0:61 / /shm rw - tmpfs t rw", host=SHM_HOST)),
     Case("F2", "/", with_mounts(root=ROOT.replace("rw -", "rw master:1 -", 1))),
     Case(
         "M4",
