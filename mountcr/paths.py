@@ -14,7 +14,10 @@ Nothing here looks at a file system: paths of other mount namespaces have no mea
 from __future__ import annotations
 
 import re
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Final, NewType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "ROOT",
@@ -26,6 +29,7 @@ __all__ = [
     "join",
     "name",
     "parent",
+    "prefixes",
     "rebase",
     "relative_to",
     "to_line",
@@ -109,6 +113,25 @@ def join(base: KPath, below: str) -> KPath:
     if not tail:
         return base
     return KPath(f"{base.rstrip('/')}/{tail}")
+
+
+def prefixes(path: KPath) -> Iterator[KPath]:
+    """
+    Give the root, then every longer prefix of a path, to the path itself.
+
+    What is no absolute path, as the root of a bound namespace (`net:[4026531840]`), has no other.
+
+    >>> list(prefixes(KPath("/a/b")))
+    ['/', '/a', '/a/b']
+    """
+    if path.startswith("/"):
+        yield ROOT
+        end = path.find("/", 1)
+        while end > 0:
+            yield KPath(path[:end])
+            end = path.find("/", end + 1)
+    if path != ROOT:
+        yield path
 
 
 def is_beneath(path: KPath, ancestor: KPath) -> bool:

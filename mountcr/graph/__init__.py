@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mountcr import paths
 from mountcr.graph.superblock import superblock
 from mountcr.graph.tree import MountTree
+from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import networkx
 
     from mountcr.model import Mount, MountNamespace
+    from mountcr.paths import KPath
 
 __all__ = ["Edge", "MountGraph", "Node"]
 
@@ -54,10 +56,11 @@ class MountGraph:
         self.trees: dict[int, MountTree] = {
             each.id: MountTree(each.mounts) for each in self.namespaces
         }
-        self._superblocks: dict[object, list[tuple[Node, Mount]]] = {}
+        self._superblocks: dict[object, dict[KPath, list[tuple[int, Node, Mount]]]] = {}
         self._groups: dict[int, list[Node]] = {}
-        for node, mount in self.nodes():
-            self._superblocks.setdefault(superblock(mount), []).append((node, mount))
+        for ordinal, (node, mount) in enumerate(self.nodes()):
+            roots = self._superblocks.setdefault(superblock(mount), {})
+            roots.setdefault(mount.root, []).append((ordinal, node, mount))
             if mount.shared:
                 self._groups.setdefault(mount.shared, []).append(node)
 
@@ -77,15 +80,16 @@ class MountGraph:
             for mount in namespace.mounts:
                 yield Node(namespace.id, mount.id), mount
 
-    def same_superblock(self, mount: Mount) -> list[tuple[Node, Mount]]:
-        """Give every mount that CRIU takes for one of the same superblock, itself included."""
-        return self._superblocks.get(superblock(mount), [])
+    def whole(self, mount: Mount) -> bool:
+        """Tell whether a mount shows the whole of what CRIU takes for this one's superblock."""
+        return ROOT in self._superblocks[superblock(mount)]
 
     def wider(self, mount: Mount) -> Iterator[tuple[Node, Mount]]:
         """Give the mounts of the same superblock whose root holds this one's, itself included."""
-        for node, other in self.same_superblock(mount):
-            if paths.is_beneath(mount.root, other.root):
-                yield node, other
+        roots = self._superblocks[superblock(mount)]
+        found = [each for root in paths.prefixes(mount.root) for each in roots.get(root, ())]
+        for _, node, other in sorted(found, key=lambda each: each[0]):
+            yield node, other
 
     def groups(self) -> Mapping[int, list[Node]]:
         """Give the members of each peer group."""
@@ -106,9 +110,10 @@ class MountGraph:
 
     def _binds(self) -> Iterator[Edge]:
         """Link each mount to the widest other one of its superblock, the first of equals."""
-        for members in self._superblocks.values():
-            widest, widest_mount = min(members, key=lambda member: len(member[1].root))
-            for node, mount in members:
+        for roots in self._superblocks.values():
+            members = [each for same_root in roots.values() for each in same_root]
+            _, widest, widest_mount = min(members, key=lambda each: (len(each[2].root), each[0]))
+            for _, node, mount in sorted(members, key=lambda each: each[0]):
                 if node != widest and paths.is_beneath(mount.root, widest_mount.root):
                     yield Edge("bind", node, widest)
 

@@ -38,6 +38,11 @@ class MountTree:
             if mount.parent != mount.id:
                 below = self._children.setdefault(mount.parent, {})
                 below.setdefault(mount.mountpoint, []).append(mount)
+        self._roots: dict[tuple[str, KPath], list[Mount]] = {}
+        self._at: dict[KPath, list[Mount]] = {}
+        for mount in self.mounts:
+            self._at.setdefault(mount.mountpoint, []).append(mount)
+            self._roots.setdefault((mount.dev, mount.root), []).append(mount)
         self.root: Mount | None = next(filter(self._is_root, self.mounts), None)
 
     def _is_root(self, mount: Mount) -> bool:
@@ -56,10 +61,14 @@ class MountTree:
     def lies_on(self, path: KPath) -> Mount | None:
         """Give the mount that a path of this namespace lies on; None without a root."""
         current = self.root
-        for prefix in _prefixes(path):
+        for prefix in paths.prefixes(path):
             while current and (stacked := self._children.get(current.id, {}).get(prefix)):
                 current = stacked[-1]
         return current
+
+    def at(self, mountpoint: KPath) -> Sequence[Mount]:
+        """Give every mount with a mountpoint, hidden ones too, in the order of mountinfo."""
+        return self._at.get(mountpoint, ())
 
     def hidden(self, mount: Mount) -> bool:
         """Tell whether another mount lies over the mountpoint, so that no path leads there."""
@@ -93,26 +102,10 @@ class MountTree:
         sign = 1 if widest else -1
         candidates = [
             (each.shared not in prefer, sign * len(each.root), len(path), path)
-            for each in self.mounts
-            if each.dev == mount.dev and paths.is_beneath(mount.root, each.root)
-            if each.root == mount.root or not mount.deleted
+            for root in paths.prefixes(mount.root)
+            if root == mount.root or not mount.deleted
+            for each in self._roots.get((mount.dev, root), ())
             for path in (paths.rebase(mount.root, each.root, each.mountpoint),)
             if self.lies_on(path) is each
         ]
         return min(candidates)[-1] if candidates else None
-
-
-def _prefixes(path: KPath) -> Iterator[KPath]:
-    """
-    Give the root, then every longer prefix of a path, to the path itself.
-
-    >>> list(_prefixes(KPath("/a/b")))
-    ['/', '/a', '/a/b']
-    """
-    yield ROOT
-    end = path.find("/", 1)
-    while end > 0:
-        yield KPath(path[:end])
-        end = path.find("/", end + 1)
-    if path != ROOT:
-        yield path

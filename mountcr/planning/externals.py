@@ -86,7 +86,7 @@ def _because(
 
 def _stacked(graph: MountGraph, mount: Mount) -> bool:
     """Tell whether another mount is at the same mountpoint, which a key would mean as well."""
-    return sum(each.mountpoint == mount.mountpoint for each in graph.tree.mounts) > 1
+    return len(graph.tree.at(mount.mountpoint)) > 1
 
 
 def _external(host: MountTree, mount: Mount, because: str) -> External:

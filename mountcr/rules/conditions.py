@@ -74,7 +74,7 @@ def improper_root(graph: MountGraph, mount: Mount, externals: Externals = NONE) 
     In a cgroup namespace CRIU takes what it sees for the whole (criu/filesystems.c,
     `cgroup_parse()`), so control groups are none; without one they are binds as others are.
     """
-    if mount.root == ROOT or any(o.root == ROOT for _, o in graph.same_superblock(mount)):
+    if mount.root == ROOT or graph.whole(mount):
         return False
     return not _settled(graph, mount, externals)
 

@@ -79,7 +79,7 @@ def _stacked(context: Context) -> Iterator[Found]:
     if context.graph is None:
         return
     for mountpoint in dict.fromkeys(external.mountpoint for external in context.externals):
-        here = [mount for mount in context.graph.tree.mounts if mount.mountpoint == mountpoint]
+        here = context.graph.tree.at(mountpoint)
         if len({(mount.dev, mount.root) for mount in here}) > 1:
             yield Found(mountpoint, f"{len(here)} mounts are stacked there")
 
