@@ -61,19 +61,25 @@ class _Header(msgspec.Struct):
     schema: str = ""
 
 
-def write(manifest: Manifest, images: KPath) -> None:
-    """Write the manifest and `descriptors.json` into an images directory, whole or not at all."""
+def write(manifest: Manifest, images: KPath, *, durable: bool = True) -> None:
+    """
+    Write the manifest and `descriptors.json` into an images directory, whole or not at all.
+
+    Unless `durable`, it takes no time for the disk, and may be lost with the machine.
+    """
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    _replace(images, MANIFEST, text)
-    _replace(images, DESCRIPTORS, msgspec.json.encode(list(manifest.standard_streams)))
+    _replace(images, MANIFEST, text, durable=durable)
+    streams = msgspec.json.encode(list(manifest.standard_streams))
+    _replace(images, DESCRIPTORS, streams, durable=durable)
 
 
-def _replace(images: KPath, name: str, content: bytes) -> None:
+def _replace(images: KPath, name: str, content: bytes, *, durable: bool) -> None:
     path = os.path.join(decode(images), name.encode())
     with open(path + b".new", "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     os.replace(path + b".new", path)
 
 

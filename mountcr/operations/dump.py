@@ -98,13 +98,15 @@ class _Dump:
         Hold the mounts; the images are complete and the tasks still frozen.
 
         Tasks that run on would change the files, so then they are read at once. Others end next,
-        and then the dump has to be completed: from here on it cannot be interrupted any more.
+        and then the dump has to be completed: from here on it cannot be interrupted any more, and
+        a manifest is there, without the files, in case that this process is killed.
         """
         self.files.hold(self.container.pid)
         if self.choices.leave_running:
             self.read_files()
         else:
             self.completing = hold_back()
+            manifests.write(self.manifest(()), self.choices.images, durable=False)
 
     def close(self) -> None:
         """Let go of the mounts; be interrupted now if somebody has tried to meanwhile."""
@@ -124,8 +126,8 @@ class _Dump:
             self.named = self.files.read(images.regular_files(), tree, self.plan.externals)
         return self.named
 
-    def manifest(self) -> Manifest:
-        """Read the files and give the manifest."""
+    def manifest(self, files: tuple[NamedFile, ...]) -> Manifest:
+        """Give the manifest with what was read of files."""
         options = self.plan.criu.dump_options
         return Manifest(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -134,7 +136,7 @@ class _Dump:
             externals=self.plan.externals,
             inherited=self.plan.inherited,
             cgroups=options.manage_cgroups,
-            files=self.read_files(),
+            files=files,
             losses=self.plan.losses,
             standard_streams=_standard_streams(self.facts),
             extra=self.choices.extra,
@@ -190,10 +192,11 @@ def _prepare(images: KPath) -> frozenset[bytes]:
 
 
 def _remove_images(images: KPath, kept: frozenset[bytes]) -> None:
-    """Remove the images of a dump that failed, so that nobody takes them for one; logs stay."""
+    """Remove what a dump that failed has written, so that nobody takes it for one; logs stay."""
     directory = paths.decode(images)
     for name in os.listdir(directory):
-        if name.endswith(b".img") and name not in kept:
+        ours = name in {manifests.MANIFEST.encode(), manifests.DESCRIPTORS.encode()}
+        if (ours or name.endswith(b".img")) and name not in kept:
             os.unlink(os.path.join(directory, name))
 
 
@@ -212,7 +215,7 @@ def _perform(work: _Dump, command: tuple[str, ...], there: frozenset[bytes]) -> 
             _remove_images(work.choices.images, there)
         else:
             # interrupted after CRIU had finished: the images are all that is left of the tasks
-            manifests.write(work.manifest(), work.choices.images)
+            manifests.write(work.manifest(work.read_files()), work.choices.images)
         raise
 
 
@@ -262,7 +265,7 @@ def dump(container: Container, choices: Choices) -> DumpResult:
     try:
         _perform(work, criu.command, there)
         thawed = time.monotonic()
-        manifests.write(work.manifest(), choices.images)
+        manifests.write(work.manifest(work.read_files()), choices.images)
         if not choices.leave_running:
             _await_end(work.facts)
     finally:
