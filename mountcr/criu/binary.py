@@ -33,7 +33,6 @@ __all__ = [
     "parse_version",
     "probe",
     "require",
-    "version_of",
 ]
 
 _TIMEOUT: Final = 30.0  # seconds; `criu check` takes 0.1
@@ -83,12 +82,6 @@ def identify() -> Criu:
     tried = ", ".join(candidates()) or "PATH"
     problem = f"no CRIU that runs was found (tried {tried})"
     return Criu(problem=f"{problem}: {said}" if said else problem)
-
-
-def version_of(command: Sequence[str]) -> str:
-    """Give the version, `4.1.1`; empty if the command does not run."""
-    status, out = _run([*command, "--version"])
-    return parse_version(out) if status == 0 else ""
 
 
 def parse_version(text: str) -> str:

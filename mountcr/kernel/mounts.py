@@ -67,7 +67,7 @@ def bind(source: KPath, at: KPath) -> None:
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
-        syscalls.mount(decode(source), decode(at), b"", syscalls.MS_BIND, b"")
+        rebind(source, at)
     set_propagation(at, "private")
 
 

@@ -7,27 +7,22 @@ import os
 
 from mountcr import mountinfo
 from mountcr.criu import binary
-from mountcr.model import Capabilities, Host
+from mountcr.model import Capabilities, Criu, Host
 from mountcr.observation.tasks import cgroups, namespaces
 
 __all__ = ["observe_host"]
 
 
-def observe_host(*, probe: bool = False) -> Host:
+def observe_host(*, criu: Criu | None = None) -> Host:
     """
-    Observe the host; with `probe`, ask the kernel and CRIU what they can do (about 0.1 s).
+    Observe the host; CRIU is asked for its version, unless it is known already.
 
-    Without it only the version of CRIU is asked for.
+    What kernel and CRIU can do is not probed, which takes 0.1 s: `mountcr doctor` does.
     """
-    capabilities = Capabilities(kernel=os.uname().release)
-    if probe:
-        from mountcr.kernel import probes  # cffi is not needed to read a table
-
-        capabilities = probes.probe()
     return Host(
         mounts=mountinfo.read(),
         namespaces=namespaces("thread-self"),
         cgroups=cgroups("thread-self"),
-        capabilities=capabilities,
-        criu=binary.probe() if probe else binary.identify(),
+        capabilities=Capabilities(kernel=os.uname().release),
+        criu=criu or binary.identify(),
     )

@@ -14,8 +14,6 @@ import select
 import time
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from mountcr import manifest as manifests
 from mountcr import paths, procstat
 from mountcr.criu import binary
@@ -257,8 +255,7 @@ def dump(container: Container, choices: Choices) -> DumpResult:
         msg = f"container {container.id} does not run"
         raise GoneError(msg, hint="start it first; `mountcr rebuild` works without")
     criu = binary.require()
-    host = msgspec.structs.replace(observe_host(), criu=criu)
-    work = _Dump(container, choices, observe(container, host=host))
+    work = _Dump(container, choices, observe(container, host=observe_host(criu=criu)))
     refuse(work.plan, "the dump")
     there = _prepare(choices.images)
     planned = time.monotonic()

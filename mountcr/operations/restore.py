@@ -36,7 +36,7 @@ from mountcr.operations.restored import compare, end_tasks, is_announced
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.planner import make_plan, needed_mountpoints
-from mountcr.planning.rootfs import find_stack, plan_rootfs
+from mountcr.planning.rootfs import plan_rootfs
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -113,9 +113,9 @@ def _target(manifest: Manifest, choices: Choices) -> Target:
     tree = MountTree(host.mounts)
     graph = MountGraph(facts.namespaces)
     first = make_plan(facts, choices)
-    stack = find_stack(facts.container, graph.root, MountTree(facts.host.mounts))
-    if stack is None:
+    if first.rootfs is None:
         return Target(host=host)
+    stack = first.rootfs.origin
     view = plan_rootfs(
         stack, RESTORE_ROOT, tree, Choices(readonly=True), container=facts.container.id, root=None
     )

@@ -70,8 +70,8 @@ def _because(
     externals = chosen.keys()
     because = ""
     if cgroup_namespace and short_type(mount) in {"cgroup", "cgroup2"}:
-        because = ""
-    elif conditions.improper_root(graph, mount, externals):
+        return because
+    if conditions.improper_root(graph, mount, externals):
         because = f"{mount.root} of {mount.fstype} {mount.dev} has no wider mount in the container"
     elif conditions.unsupported(graph, mount, externals):
         because = f"{mount.fstype} {mount.dev} is mounted whole, which CRIU cannot do by itself"
