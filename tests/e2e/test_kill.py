@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -44,11 +45,22 @@ def counts(place: Place) -> bool:
     return place.count() > before
 
 
+def criu_works(place: Place) -> bool:
+    """Tell whether a CRIU that mountcr has started still has the images open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"swrk" in (process / "cmdline").read_bytes() and any(
+                os.readlink(each).startswith(str(place.top)) for each in process.glob("fd/*")
+            ):
+                return True
+    return False
+
+
 def settle(place: Place) -> bool:
     """Wait until nothing runs, or a whole container that counts; tell whether there is one."""
     until = time.monotonic() + GRACE
-    while place.processes():
-        if counts(place):
+    while place.processes() or criu_works(place):
+        if not criu_works(place) and counts(place):
             return True
         assert time.monotonic() < until, [
             Path(f"/proc/{pid}/cmdline").read_bytes() for pid in place.processes()
