@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mountcr.interrupts import held_back
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -22,10 +24,17 @@ _MODES = ("none", "props", "soft", "full", "strict", "ignore")
 
 
 def _later(name: str) -> Callable[[argparse.Namespace], int]:
-    """Give a function that imports `mountcr.cli.NAME` and calls its `run`."""
+    """
+    Give a function that imports `mountcr.cli.NAME` and calls its `run`.
+
+    Signals wait until the import is done: msgspec 0.22 loses an exception that comes while it
+    imports datetime (`PyDateTime_IMPORT` without a check), and crashes later.
+    """
 
     def run(arguments: argparse.Namespace) -> int:
-        status: int = importlib.import_module(f"mountcr.cli.{name}").run(arguments)
+        with held_back():
+            module = importlib.import_module(f"mountcr.cli.{name}")
+        status: int = module.run(arguments)
         return status
 
     return run

@@ -153,6 +153,19 @@ def test_dump_is_interrupted(place: Place, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_start_is_interrupted(place: Place, number: signal.Signals) -> None:
+    """A command that is interrupted while it loads its modules ends with one line."""
+    for moment in moments(0.1, 20):
+        process = place.popen("schema", "plan", stderr=subprocess.PIPE)
+        begun(place, process)
+        time.sleep(moment)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode in {0, INTERRUPTED}, said
+        assert said.count(b"\n") <= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_is_interrupted(
     place: Place, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
