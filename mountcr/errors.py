@@ -25,6 +25,7 @@ __all__ = [
     "LeftBehindError",
     "MountcrError",
     "NotFoundError",
+    "PlanError",
     "PrivilegeError",
     "RefusedError",
     "StepError",
@@ -98,6 +99,12 @@ class RefusedError(MountcrError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.findings = tuple(findings)
+
+
+class PlanError(MountcrError):
+    """A mount table is none that a plan can be made from; the message names the line."""
+
+    exit_status = 4
 
 
 class VerificationError(MountcrError):

@@ -54,6 +54,10 @@ class Kernel(Protocol):
         """Make a control group that tasks can be put in; tell whether it had to be made."""
         ...
 
+    def mount_scratch(self, at: KPath) -> None:
+        """Mount an empty tmpfs of 1 MiB over a directory that is made if it is not there."""
+        ...
+
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
         """Make an empty file or directory beneath a root; give what was made, parents first."""
         ...
@@ -113,6 +117,10 @@ class Recorder:
         """Record; every control group is taken for missing."""
         self._record("make_cgroup", path)
         return True
+
+    def mount_scratch(self, at: KPath) -> None:
+        """Record."""
+        self._record("mount_scratch", at)
 
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
         """Record; every mountpoint is taken for missing."""

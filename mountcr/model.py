@@ -9,7 +9,7 @@ Paths are `KPath`: mountinfo spelling. Pids, start times and ids are those of th
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 import msgspec
 
@@ -26,6 +26,7 @@ __all__ = [
     "Finding",
     "Host",
     "InodeType",
+    "Mark",
     "Mount",
     "MountId",
     "MountNamespace",
@@ -63,25 +64,34 @@ class InodeType(StrEnum):
 
 
 class PathStat(Record, frozen=True, kw_only=True):
-    """What stat(2) says: `dev` is `major:minor`, `size` in bytes, `mode` with the type bits."""
+    """
+    What stat(2) says: `dev` is `major:minor`, `size` in bytes, `mode` with the type bits.
+
+    `blocks` are those of 512 bytes that the file takes, -1 where nobody recorded it.
+    """
 
     dev: str
     ino: int
     mode: int
     nlink: int
     size: int
+    blocks: int = -1
     rdev: str = "0:0"
     type: InodeType
 
 
-class Mount(Record, frozen=True, kw_only=True):
+# It holds texts and numbers only, so the collector of cycles need not look at tens of thousands.
+class Mount(Record, frozen=True, kw_only=True, gc=False):
     """
     One line of mountinfo, see proc_pid_mountinfo(5).
 
     `options` and `super_options` are the raw texts, `optional` the raw optional fields in their
     order, so that the line can be written back byte by byte. `type` and `mode` are those of the
     mountpoint, where it could be looked at from inside the namespace; None where another mount
-    hides it or nobody looked.
+    hides it or nobody looked. `layers_inside` are the directories of an overlay that are there in
+    its own namespace, `layers_outside` those that are on the host by that path. `entries` is how
+    many names are in a mqueue or pstore, whose content CRIU does not dump; None for others and
+    where it could not be counted.
     """
 
     id: MountId
@@ -96,6 +106,9 @@ class Mount(Record, frozen=True, kw_only=True):
     super_options: str
     type: InodeType | None = None
     mode: int | None = None
+    layers_inside: tuple[KPath, ...] = ()
+    layers_outside: tuple[KPath, ...] = ()
+    entries: int | None = None
 
     def _tag(self, name: str) -> int:
         for field in self.optional:
@@ -152,6 +165,33 @@ class FileKind(StrEnum):
     EXE = "exe"
 
 
+_UNDECODABLE: Final = frozenset({-1, 0x81, 0xF8, 0xFB})
+"""FILEID_INO64_GEN, which stands for a file system without handles, and those of overlay."""
+
+
+class Mark(Record, frozen=True, kw_only=True):
+    """
+    What an inotify or fanotify descriptor watches, as fdinfo tells: proc_pid_fdinfo(5).
+
+    `kind` is `inotify` or `fanotify`; `dev` is `major:minor` of the superblock. `handle` is the
+    type of the file handle, `fhandle-type`, -1 where there is none. `mnt_id` is that of a fanotify
+    mark on a mount, which has no inode. `path` is where the search that CRIU makes for what has no
+    usable handle finds the inode, None where it does not or nobody searched.
+    """
+
+    kind: str
+    dev: str = "0:0"
+    ino: int = 0
+    handle: int = -1
+    mnt_id: int = -1
+    path: KPath | None = None
+
+    @property
+    def undecodable(self) -> bool:
+        """Whether the handle is one that open_by_handle_at(2) may not take."""
+        return self.handle in _UNDECODABLE
+
+
 class OpenFile(Record, frozen=True, kw_only=True):
     """
     A file that a task holds.
@@ -159,7 +199,10 @@ class OpenFile(Record, frozen=True, kw_only=True):
     `shown` is what the kernel shows: the link of fd, map_files, cwd, root or exe. `mnt_id`,
     `flags` (of open(2)) and `position` (bytes) come from fdinfo; -1 where the kernel tells none.
     `locked` tells of file locks. `start` and `end` are the addresses of a mapping. `stat` is None
-    where it could not be asked.
+    where it could not be asked. `at_path` is what lies at the shown path in the task's mount
+    namespace, and `missing` that nothing does; neither is set where nobody looked. `marks` are
+    what an inotify or fanotify descriptor watches. `tty_index` is the number of the
+    pseudoterminal that a descriptor is the master of, -1 for others.
     """
 
     kind: FileKind
@@ -173,6 +216,10 @@ class OpenFile(Record, frozen=True, kw_only=True):
     position: int = -1
     locked: bool = False
     stat: PathStat | None = None
+    at_path: PathStat | None = None
+    missing: bool = False
+    marks: tuple[Mark, ...] = ()
+    tty_index: int = -1
 
 
 class CgroupMember(Record, frozen=True, kw_only=True):
@@ -184,13 +231,19 @@ class CgroupMember(Record, frozen=True, kw_only=True):
 
 
 class Task(Record, frozen=True, kw_only=True):
-    """A process of the container. `start_time` is in clock ticks since boot, proc_pid_stat(5)."""
+    """
+    A process of the container. `start_time` is in clock ticks since boot, proc_pid_stat(5).
+
+    `owners` are the inode numbers of the user namespaces that own each of its `namespaces`, by
+    kind; asked only of a task in a user namespace of its own.
+    """
 
     pid: int
     parent: int
     start_time: int
     command: str
     namespaces: dict[str, int] = {}
+    owners: dict[str, int] = {}
     inner_pid: int = 0
     session: int = 0
     files: tuple[OpenFile, ...] = ()
@@ -280,11 +333,17 @@ class Host(Record, frozen=True, kw_only=True):
 
 
 class TargetFile(Record, frozen=True, kw_only=True):
-    """A file that the images name, as it is on the target; `digest` is SHA-256 in hexadecimal."""
+    """
+    A file that the images name, as it is on the target.
+
+    `digest` is SHA-256, `build_id` that of an ELF file; both in hexadecimal, empty where nobody
+    looked.
+    """
 
     path: KPath
     stat: PathStat | None = None
     digest: str = ""
+    build_id: str = ""
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -330,7 +389,7 @@ class Severity(StrEnum):
     NOTE = "note"
 
 
-class Finding(Record, frozen=True, kw_only=True, omit_defaults=False):
+class Finding(Record, frozen=True, kw_only=True, omit_defaults=False, gc=False):
     """
     What a rule found. `mount` is the mountpoint, layer or file it is about.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mountcr.errors import DocumentError
+from mountcr.errors import PlanError
 from mountcr.model import Mount, MountId
 from mountcr.paths import KPath, from_line, to_line
 
@@ -25,7 +25,7 @@ def parse_line(line: bytes) -> Mount:
     """
     Parse one line, without its newline.
 
-    Raises DocumentError when it is not a line of mountinfo.
+    Raises PlanError when it is not a line of mountinfo.
     """
     fields = line.split(b" ")
     try:
@@ -33,7 +33,7 @@ def parse_line(line: bytes) -> Mount:
         identity, parent = int(fields[0]), int(fields[1])
     except ValueError:
         msg = f"not a line of mountinfo: {from_line(line)[:80]!r}"
-        raise DocumentError(msg, hint="see proc_pid_mountinfo(5) for the format") from None
+        raise PlanError(msg, hint="see proc_pid_mountinfo(5) for the format") from None
     fstype, source, super_options = _tail(fields[separator + 1 :])
     return Mount(
         id=MountId(identity),
@@ -53,7 +53,7 @@ def _tail(fields: list[bytes]) -> tuple[KPath, KPath | None, KPath]:
     """Split what follows the separator; with two fields there is no source at all."""
     if len(fields) < 2:  # noqa: PLR2004
         msg = f"a line of mountinfo ends early: {b' '.join(fields)!r}"
-        raise DocumentError(msg, hint="see proc_pid_mountinfo(5) for the format")
+        raise PlanError(msg, hint="see proc_pid_mountinfo(5) for the format")
     if len(fields) == 2:  # noqa: PLR2004
         return from_line(fields[0]), None, from_line(fields[1])
     return from_line(fields[0]), from_line(fields[1]), from_line(b" ".join(fields[2:]))
@@ -78,16 +78,23 @@ def format_line(mount: Mount) -> bytes:
 
 
 def parse_table(text: bytes) -> tuple[Mount, ...]:
-    """Parse a whole table; raises DocumentError naming the line that is none."""
+    """
+    Parse a whole table.
+
+    Raises PlanError naming the line that is none, or that is cut: the kernel ends every line with
+    a newline.
+    """
     mounts: list[Mount] = []
-    for number, line in enumerate(text.split(b"\n"), 1):
-        if not line:
-            continue
+    lines = text.split(b"\n")
+    if lines.pop():
+        msg = f"line {len(lines) + 1}: the mount table is cut, its last line has no newline"
+        raise PlanError(msg, hint="read /proc/PID/mountinfo again, to its end")
+    for number, line in enumerate(lines, 1):
         try:
             mounts.append(parse_line(line))
-        except DocumentError as error:
+        except PlanError as error:
             msg = f"line {number}: {error.message}"
-            raise DocumentError(msg, hint=error.hint) from None
+            raise PlanError(msg, hint=error.hint) from None
     return tuple(mounts)
 
 

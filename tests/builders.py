@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mountcr.model import Container, Facts, Host, Mount, MountNamespace, Task
+from mountcr.model import Container, Criu, Facts, Host, Mount, MountNamespace, Task
 from mountcr.mountinfo import parse_table as parse
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ RECORDED: Final = Path(__file__).parent / "fixtures" / "mountinfo"
 
 def table(text: str) -> tuple[Mount, ...]:
     """Parse lines of mountinfo, as deep as a test indents them."""
-    return parse(textwrap.dedent(text).strip("\n").encode())
+    lines = filter(None, textwrap.dedent(text).split("\n"))
+    return parse("".join(f"{line}\n" for line in lines).encode())
 
 
 def mount(line: str) -> Mount:
@@ -95,5 +96,6 @@ def facts(
         host=Host(
             mounts=table(host) if isinstance(host, str) else host,
             namespaces={"mnt": HOST_NS, "cgroup": 4026531835},
+            criu=Criu(command=("criu",), version="4.1.1"),
         ),
     )

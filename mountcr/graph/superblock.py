@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mountcr.paths import KPath
+
 if TYPE_CHECKING:
     from mountcr.model import Mount
 
-__all__ = ["SUPPORTED", "short_type", "superblock"]
+__all__ = ["SUPPORTED", "bare_root", "short_type", "superblock"]
 
 _FLAGS: Final = frozenset({"rw", "ro", "sync", "dirsync", "mand"})
 """Options that are flags of the superblock and not part of its option text."""
+
+_DELETED: Final = "//deleted"
 
 SUPPORTED: Final = frozenset(
     {
@@ -32,6 +36,11 @@ SUPPORTED: Final = frozenset(
 def short_type(mount: Mount) -> str:
     """Give the type without its subtype: `fuse` for `fuse.sshfs`."""
     return mount.fstype.partition(".")[0]
+
+
+def bare_root(mount: Mount) -> KPath:
+    """Give the root of a mount as CRIU compares it: without the mark of one that was unlinked."""
+    return KPath(mount.root.removesuffix(_DELETED) or "/")
 
 
 def superblock(mount: Mount) -> tuple[str, ...]:

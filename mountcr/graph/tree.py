@@ -9,6 +9,7 @@ to the mount walked so far, the topmost one where several are stacked (fs/namei.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from mountcr import paths
@@ -38,16 +39,37 @@ class MountTree:
             if mount.parent != mount.id:
                 below = self._children.setdefault(mount.parent, {})
                 below.setdefault(mount.mountpoint, []).append(mount)
-        self._roots: dict[tuple[str, KPath], list[Mount]] = {}
-        self._at: dict[KPath, list[Mount]] = {}
-        for mount in self.mounts:
-            self._at.setdefault(mount.mountpoint, []).append(mount)
-            self._roots.setdefault((mount.dev, mount.root), []).append(mount)
+        self._paths: dict[tuple[object, ...], KPath | None] = {}
+        self._walked: dict[str, Mount] = {}
+        self._tops: dict[tuple[MountId, KPath], Mount] = {}
         self.root: Mount | None = next(filter(self._is_root, self.mounts), None)
 
     def _is_root(self, mount: Mount) -> bool:
         outside = mount.parent == mount.id or mount.parent not in self.by_id
         return outside and mount.mountpoint == ROOT
+
+    # Of the table of a host, or of a container, only some of these are ever asked for.
+
+    @functools.cached_property
+    def devices(self) -> frozenset[str]:
+        """The devices that are mounted, `major:minor`."""
+        return frozenset(mount.dev for mount in self.mounts)
+
+    @functools.cached_property
+    def _at(self) -> dict[KPath, list[Mount]]:
+        """The mounts by mountpoint."""
+        found: dict[KPath, list[Mount]] = {}
+        for mount in self.mounts:
+            found.setdefault(mount.mountpoint, []).append(mount)
+        return found
+
+    @functools.cached_property
+    def _roots(self) -> dict[str, dict[KPath, list[Mount]]]:
+        """The mounts by device and root."""
+        found: dict[str, dict[KPath, list[Mount]]] = {}
+        for mount in self.mounts:
+            found.setdefault(mount.dev, {}).setdefault(mount.root, []).append(mount)
+        return found
 
     def parent(self, mount: Mount) -> Mount | None:
         """Give the mount that this one is attached to; None for the root."""
@@ -60,11 +82,30 @@ class MountTree:
 
     def lies_on(self, path: KPath) -> Mount | None:
         """Give the mount that a path of this namespace lies on; None without a root."""
-        current = self.root
-        for prefix in paths.prefixes(path):
-            while current and (stacked := self._children.get(current.id, {}).get(prefix)):
-                current = stacked[-1]
-        return current
+        if self.root is None:
+            return None
+        directory = path.rpartition("/")[0]  # many paths have theirs in common
+        if directory not in self._walked:
+            current = self.root
+            for prefix in paths.prefixes(KPath(directory or ROOT)):
+                current = self._step(current, prefix)
+            self._walked[directory] = current
+        return self._step(self._walked[directory], path)
+
+    def _step(self, mount: Mount, path: KPath) -> Mount:
+        """Give the mount that a path lies on whose directory lies on `mount`."""
+        below = self._children.get(mount.id)
+        return self._top(mount, path) if below and path in below else mount
+
+    def _top(self, mount: Mount, path: KPath) -> Mount:
+        """Give the topmost mount of a stack, which is walked once however high it is."""
+        key = (mount.id, path)
+        if key not in self._tops:
+            top = mount
+            while stacked := self._children.get(top.id, {}).get(path):
+                top = stacked[-1]
+            self._tops[key] = top
+        return self._tops[key]
 
     def at(self, mountpoint: KPath) -> Sequence[Mount]:
         """Give every mount with a mountpoint, hidden ones too, in the order of mountinfo."""
@@ -74,19 +115,13 @@ class MountTree:
         """Tell whether another mount lies over the mountpoint, so that no path leads there."""
         return self.lies_on(mount.mountpoint) is not mount
 
-    def order(self) -> list[Mount]:
-        """Give every mount once, after its parent, otherwise in the order of mountinfo."""
-        placed: set[MountId] = set()
-        ordered: list[Mount] = []
-        for mount in self.mounts:
-            chain: list[Mount] = []
-            above: Mount | None = mount
-            while above and above.id not in placed:
-                placed.add(above.id)
-                chain.append(above)
-                above = self.parent(above)
-            ordered += reversed(chain)
-        return ordered
+    def walk(self) -> Iterator[Mount]:
+        """Give what hangs on the root, it first, each mount with all below it before the next."""
+        waiting = [self.root] if self.root else []
+        while waiting:
+            mount = waiting.pop()
+            yield mount
+            waiting.extend(reversed(list(self.children(mount))))
 
     def path_of(
         self, mount: Mount, *, prefer: Sequence[int] = (), widest: bool = False
@@ -99,12 +134,21 @@ class MountTree:
         root, or the widest, which outlasts binds of it, then the shortest path. None when no path
         leads there.
         """
+        key = (mount.dev, mount.root, tuple(prefer), widest)
+        if key not in self._paths:
+            self._paths[key] = self._find_path(mount, prefer, widest=widest)
+        return self._paths[key]
+
+    def _find_path(self, mount: Mount, prefer: Sequence[int], *, widest: bool) -> KPath | None:
+        roots = self._roots.get(mount.dev)
+        if not roots:
+            return None
         sign = 1 if widest else -1
+        wider = (mount.root,) if mount.deleted else paths.prefixes(mount.root)
         candidates = [
             (each.shared not in prefer, sign * len(each.root), len(path), path)
-            for root in paths.prefixes(mount.root)
-            if root == mount.root or not mount.deleted
-            for each in self._roots.get((mount.dev, root), ())
+            for root in wider
+            for each in roots.get(root, ())
             for path in (paths.rebase(mount.root, each.root, each.mountpoint),)
             if self.lies_on(path) is each
         ]

@@ -101,6 +101,7 @@ def _configured(options: OverlayOptions, *, by_fd: bool) -> Generator[int]:
 
 
 def _configure(context: int, options: OverlayOptions, *, by_fd: bool) -> None:
+    syscalls.fsconfig_string(context, b"source", b"overlay")  # "none" else, in mountinfo
     layers = [
         *((b"lowerdir+", layer) for layer in options.lowers),
         *((b"datadir+", layer) for layer in options.data),

@@ -15,6 +15,7 @@ from mountcr.errors import GoneError, PrivilegeError
 from mountcr.model import Container, Facts, Task, Unseen
 from mountcr.observation.host import observe_host
 from mountcr.observation.namespaces import observe_namespaces
+from mountcr.observation.places import Places
 from mountcr.observation.tasks import descendants, task
 
 if TYPE_CHECKING:
@@ -39,19 +40,20 @@ def _check_identity(container: Container, root: Task) -> None:
         raise GoneError(msg, hint="the engine's record is stale; look the container up again")
 
 
-def _tasks(container: Container) -> tuple[tuple[Task, ...], tuple[Unseen, ...]]:
+def _tasks(container: Container, host: Host) -> tuple[tuple[Task, ...], tuple[Unseen, ...]]:
     """Observe the process tree; a child that ends meanwhile is left out."""
     found: list[Task] = []
     unseen: list[Unseen] = []
-    for pid in descendants(container.pid):
-        try:
-            each, missing = task(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            if pid == container.pid:
-                raise _gone(container) from None
-            continue
-        found.append(each)
-        unseen.extend(missing)
+    with Places() as places:
+        for pid in descendants(container.pid):
+            try:
+                each, missing = task(pid, places, user=host.namespaces.get("user", 0))
+            except (FileNotFoundError, ProcessLookupError):
+                if pid == container.pid:
+                    raise _gone(container) from None
+                continue
+            found.append(each)
+            unseen.extend(missing)
     return tuple(found), tuple(unseen)
 
 
@@ -65,7 +67,7 @@ def observe(container: Container, *, host: Host | None = None) -> Facts:
     host = host or observe_host()
     if not container.pid:
         return Facts(mountcr=__version__, container=container, host=host)
-    tasks, unseen = _tasks(container)
+    tasks, unseen = _tasks(container, host)
     _check_identity(container, tasks[0])
     try:
         namespaces = observe_namespaces(tasks)

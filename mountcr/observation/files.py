@@ -9,152 +9,171 @@ See proc_pid_fd(5), proc_pid_fdinfo(5), proc_pid_maps(5), proc_pid_map_files(5).
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
-from mountcr.model import FileKind, InodeType, OpenFile, PathStat, Unseen
+import msgspec
+
+from mountcr.model import FileKind, InodeType, Mark, OpenFile, Unseen
+from mountcr.observation import fdinfo
+from mountcr.observation.stats import path_stat
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["inode_type", "look", "mount_id", "path_stat", "task_files"]
+    from mountcr.model import PathStat
+    from mountcr.observation.places import Places
+    from mountcr.paths import KPath
 
-_TYPES: Final = {
-    stat.S_IFDIR: InodeType.DIRECTORY,
-    stat.S_IFREG: InodeType.FILE,
-    stat.S_IFLNK: InodeType.SYMLINK,
-    stat.S_IFIFO: InodeType.FIFO,
-    stat.S_IFSOCK: InodeType.SOCKET,
-    stat.S_IFCHR: InodeType.CHARACTER,
-    stat.S_IFBLK: InodeType.BLOCK,
-}
+__all__ = ["task_files"]
+
+_NAMED: Final = frozenset(InodeType) - {InodeType.SOCKET, InodeType.ANONYMOUS}
+"""What CRIU opens again by its path."""
 
 
-def inode_type(mode: int) -> InodeType:
-    """Name the type bits of a mode; anonymous inodes (epoll, eventfd, …) have none."""
-    return _TYPES.get(stat.S_IFMT(mode), InodeType.ANONYMOUS)
+class _Observer:
+    """Looks at the files of one task."""
 
+    def __init__(self, pid: int, places: Places) -> None:
+        self.pid = pid
+        self.places = places
+        self.namespace = places.enter(pid)
 
-def _dev(number: int) -> str:
-    return f"{os.major(number)}:{os.minor(number)}"
+    def link(self, kind: FileKind) -> OpenFile:
+        """Look at the working directory, the root or the executable."""
+        path = f"/proc/{self.pid}/{kind}"
+        return self.place(_followed(OpenFile(kind=kind, shown=_shown(path)), path))
 
+    def descriptors(self) -> Iterator[OpenFile]:
+        """Give every descriptor; one that is closed meanwhile is left out."""
+        for entry in sorted(os.listdir(f"/proc/{self.pid}/fd"), key=int):
+            try:
+                path = f"/proc/{self.pid}/fd/{entry}"
+                shown = _shown(path)
+                info = fdinfo.read(f"/proc/{self.pid}/fdinfo/{entry}")
+            except FileNotFoundError:
+                continue
+            yield self.place(
+                OpenFile(
+                    kind=FileKind.FD,
+                    shown=shown,
+                    fd=int(entry),
+                    mnt_id=info.mnt_id,
+                    flags=info.flags,
+                    position=info.position,
+                    locked=info.locked,
+                    stat=_stat(path),
+                    marks=tuple(map(self._searched, info.marks)),
+                    tty_index=info.tty_index,
+                )
+            )
 
-def path_stat(result: os.stat_result) -> PathStat:
-    """Keep what rules and resolvers ask for of a stat result."""
-    return PathStat(
-        dev=_dev(result.st_dev),
-        ino=result.st_ino,
-        mode=result.st_mode,
-        nlink=result.st_nlink,
-        size=result.st_size,
-        rdev=_dev(result.st_rdev),
-        type=inode_type(result.st_mode),
-    )
+    def mappings(self) -> Iterator[OpenFile]:
+        """
+        Give every file mapping, through map_files where that is allowed.
 
+        map_files asks for CAP_SYS_ADMIN or, since Linux 5.9, CAP_CHECKPOINT_RESTORE; without it
+        the path column of maps stands in, which says nothing of mount or inode. A file that is
+        mapped in parts, or by several tasks of a mount namespace, is looked at once.
+        """
+        with open(f"/proc/{self.pid}/maps", "rb") as maps:
+            lines = maps.read().splitlines()
+        for line in lines:
+            addresses, _, offset, dev, ino, *path = line.split(maxsplit=5)
+            if ino == b"0" or not path:
+                continue
+            span = addresses.decode()
+            key = self.namespace, b" ".join((dev, ino, path[0]))
+            known = self.places.files.get(key)
+            if known is None:
+                try:
+                    known = self.place(self._mapped(span, path[0]))
+                except FileNotFoundError:
+                    continue  # unmapped since maps was read
+                self.places.files[key] = known
+            start, _, end = span.partition("-")
+            yield msgspec.structs.replace(
+                known, start=int(start, 16), end=int(end, 16), offset=int(offset, 16)
+            )
 
-def look(path: bytes, *, dir_fd: int | None = None, follow: bool = False) -> PathStat | None:
-    """Stat a path; None when nothing is there. Raises OSError when it may not be looked at."""
-    try:
-        return path_stat(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _fdinfo(path: str) -> dict[str, str]:
-    """Read the `key: value` lines of a fdinfo file; a key that repeats (marks, locks) once."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        pairs = (line.partition(":") for line in file)
-        return {key: value.strip() for key, _, value in pairs}
-
-
-def mount_id(fd: int) -> int:
-    """Give the id of the mount that an open descriptor of ours is on; -1 before Linux 3.15."""
-    return int(_fdinfo(f"/proc/thread-self/fdinfo/{fd}").get("mnt_id", "-1"))
-
-
-def _link(kind: FileKind, path: str, *, fd: int = -1) -> OpenFile:
-    """Look at one of the links of /proc/<pid> that lead to an open file."""
-    shown = encode(os.readlink(os.fsencode(path)))
-    try:
-        found = path_stat(os.stat(path))
-    except OSError:
-        found = None  # ESTALE of an unlinked file on AUFS, EACCES on another user's FUSE
-    return OpenFile(kind=kind, shown=shown, fd=fd, stat=found)
-
-
-def _descriptors(pid: int) -> Iterator[OpenFile]:
-    for entry in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
+    def _mapped(self, span: str, path: bytes) -> OpenFile:
+        link = f"/proc/{self.pid}/map_files/{span}"
         try:
-            file = _link(FileKind.FD, f"/proc/{pid}/fd/{entry}", fd=int(entry))
-            info = _fdinfo(f"/proc/{pid}/fdinfo/{entry}")
-        except FileNotFoundError:
-            continue  # closed since the directory was read
-        yield OpenFile(
-            kind=FileKind.FD,
-            shown=file.shown,
-            fd=file.fd,
-            mnt_id=int(info.get("mnt_id", "-1")),
-            flags=int(info.get("flags", "0"), 8),
-            position=int(info.get("pos", "-1")),
-            locked="lock" in info,
-            stat=file.stat,
-        )
-
-
-def _mappings(pid: int) -> Iterator[OpenFile]:
-    """
-    Give every file mapping, through map_files where that is allowed.
-
-    map_files asks for CAP_SYS_ADMIN or, since Linux 5.9, CAP_CHECKPOINT_RESTORE; without it the
-    path column of maps stands in, which says nothing of mount or inode.
-    """
-    with open(f"/proc/{pid}/maps", "rb") as maps:
-        lines = maps.read().splitlines()
-    for line in lines:
-        addresses, _, offset, _, ino, *path = line.split(maxsplit=5)
-        if ino == b"0" or not path:
-            continue
-        span = addresses.decode()
-        start, _, end = span.partition("-")
-        try:
-            linked = _link(FileKind.MAP, f"/proc/{pid}/map_files/{span}")
-        except FileNotFoundError:
-            continue  # unmapped since maps was read
+            return _followed(OpenFile(kind=FileKind.MAP, shown=_shown(link)), link)
         except PermissionError:
-            shown = encode(path[0].replace(rb"\012", b"\n"))
-            linked = OpenFile(kind=FileKind.MAP, shown=shown)
-        yield OpenFile(
-            kind=FileKind.MAP,
-            shown=linked.shown,
-            start=int(start, 16),
-            end=int(end, 16),
-            offset=int(offset, 16),
-            stat=linked.stat,
-        )
+            return OpenFile(kind=FileKind.MAP, shown=encode(path.replace(rb"\012", b"\n")))
+
+    def _searched(self, mark: Mark) -> Mark:
+        """Search for what is watched as CRIU does, if it has to."""
+        if not mark.ino or not mark.undecodable:
+            return mark
+        return msgspec.structs.replace(mark, path=self.places.search(self.namespace, mark))
+
+    def place(self, file: OpenFile) -> OpenFile:
+        """Add what lies at the path of a file, unless the kernel says that its name is gone."""
+        stat, shown = file.stat, file.shown
+        if stat is None or stat.type not in _NAMED or shown.endswith("\\040(deleted)"):
+            return file
+        found = self.places.look(self.namespace, shown, stat.type)
+        if found.stat is None and not found.missing:
+            return file
+        return msgspec.structs.replace(file, at_path=found.stat, missing=found.missing)
 
 
-def task_files(pid: int) -> tuple[tuple[OpenFile, ...], tuple[Unseen, ...]]:
+def _shown(path: str) -> KPath:
+    return encode(os.readlink(os.fsencode(path)))
+
+
+def _stat(path: str) -> PathStat | None:
+    try:
+        return path_stat(os.stat(path))
+    except OSError:
+        return None  # ESTALE of an unlinked file on AUFS, EACCES on another user's FUSE
+
+
+def _followed(file: OpenFile, path: str) -> OpenFile:
+    """
+    Follow a link of /proc to the very mount, which only a descriptor of our own tells.
+
+    Raises PermissionError and FileNotFoundError as the link does.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (PermissionError, FileNotFoundError):
+        raise
+    except OSError:
+        return file
+    try:
+        mnt_id = fdinfo.mount_id(fd)
+        return msgspec.structs.replace(file, mnt_id=mnt_id, stat=path_stat(os.fstat(fd)))
+    except OSError:
+        return file
+    finally:
+        os.close(fd)
+
+
+def task_files(pid: int, places: Places) -> tuple[tuple[OpenFile, ...], tuple[Unseen, ...]]:
     """
     Give the files of a task, and what was not allowed to be seen.
 
     Never raises for missing permission; FileNotFoundError or ProcessLookupError when the task
     has ended.
     """
+    observer = _Observer(pid, places)
     files: list[OpenFile] = []
     unseen: list[Unseen] = []
     for kind in (FileKind.CWD, FileKind.ROOT, FileKind.EXE):
         try:
-            files.append(_link(kind, f"/proc/{pid}/{kind}"))
+            files.append(observer.link(kind))
         except PermissionError as error:
             unseen.append(Unseen(what=f"/proc/{pid}/{kind}", why=str(error.strerror)))
         except FileNotFoundError:
             if not os.path.exists(f"/proc/{pid}"):
                 raise
             # a kernel thread or a zombie has no executable
-    for what, collect in (("fd", _descriptors), ("maps", _mappings)):
+    for what, collect in (("fd", observer.descriptors), ("maps", observer.mappings)):
         try:
-            files.extend(collect(pid))
+            files.extend(collect())
         except PermissionError as error:
             unseen.append(Unseen(what=f"/proc/{pid}/{what}", why=str(error.strerror)))
     return tuple(files), tuple(unseen)

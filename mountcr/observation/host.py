@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from mountcr import mountinfo
 from mountcr.criu import binary
@@ -17,12 +18,14 @@ def observe_host(*, criu: Criu | None = None) -> Host:
     """
     Observe the host; CRIU is asked for its version, unless it is known already.
 
-    What kernel and CRIU can do is not probed, which takes 0.1 s: `mountcr doctor` does.
+    What kernel and CRIU can do is not probed, which takes 0.1 s: `mountcr doctor` does. Only the
+    programs that CRIU starts to copy a tmpfs are looked for.
     """
+    copying = {name: shutil.which(name) is not None for name in ("tar", "gzip")}
     return Host(
         mounts=mountinfo.read(),
         namespaces=namespaces("thread-self"),
         cgroups=cgroups("thread-self"),
-        capabilities=Capabilities(kernel=os.uname().release),
+        capabilities=Capabilities(kernel=os.uname().release, features=copying),
         criu=criu or binary.identify(),
     )

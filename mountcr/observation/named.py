@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import StepError
 from mountcr.kernel import syscalls
+from mountcr.observation.elf import build_id
 from mountcr.paths import ROOT, KPath, decode, is_beneath
 from mountcr.planning.files import NamedFile
 
@@ -117,6 +118,7 @@ class NamedFiles:
                 size=None if _may_grow(file) else file.size,
                 mode=file.mode,
                 digest="" if free or _may_grow(file) else digest(fd),
+                build_id="" if _may_grow(file) else build_id(fd),
             )
         finally:
             os.close(fd)

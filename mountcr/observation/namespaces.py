@@ -9,19 +9,30 @@ lies on top there, and only believed when that is the mount in question.
 from __future__ import annotations
 
 import os
+import stat
+from typing import Final
 
 import msgspec
 
 from mountcr import mountinfo
 from mountcr.model import Mount, MountNamespace, Task
-from mountcr.observation.files import inode_type, mount_id
-from mountcr.paths import decode
+from mountcr.observation.fdinfo import mount_id
+from mountcr.observation.stats import inode_type
+from mountcr.overlayopts import parse_options
+from mountcr.paths import ROOT, KPath, decode
 
 __all__ = ["observe_namespace", "observe_namespaces"]
+
+_MUST_BE_EMPTY: Final = frozenset({"mqueue", "pstore"})
+"""What CRIU mounts anew without content (criu/filesystems.c, `dump_empty_fs()`)."""
 
 
 def _inspect(root: bytes, mount: Mount) -> Mount:
     """Look at the mountpoint through a task's root; as it is where another mount hides it."""
+    if mount.fstype == "overlay" and mount.mountpoint != ROOT:
+        mount = msgspec.structs.replace(
+            mount, layers_inside=_layers(root, mount), layers_outside=_layers(b"", mount)
+        )
     try:
         fd = os.open(root + decode(mount.mountpoint), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -30,11 +41,38 @@ def _inspect(root: bytes, mount: Mount) -> Mount:
         if mount_id(fd) != mount.id:
             return mount
         mode = os.fstat(fd).st_mode
+        entries = _entries(fd) if mount.fstype in _MUST_BE_EMPTY else None
     except OSError:
         return mount  # a file system that does not answer, FUSE without its daemon
     finally:
         os.close(fd)
-    return msgspec.structs.replace(mount, type=inode_type(mode), mode=mode)
+    return msgspec.structs.replace(mount, type=inode_type(mode), mode=mode, entries=entries)
+
+
+def _layers(root: bytes, mount: Mount) -> tuple[KPath, ...]:
+    """Give the directories of an overlay that are there, seen from a root directory."""
+    options = parse_options(mount.super_options)
+    others = filter(None, (options.upper, options.work))
+    return tuple(
+        path
+        for path in (*options.lowers, *options.data, *others)
+        if path.startswith("/") and _is_directory(root + decode(path))
+    )
+
+
+def _is_directory(path: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _entries(fd: int) -> int | None:
+    """Count the names in a directory that is open as a path only."""
+    try:
+        return len(os.listdir(f"/proc/thread-self/fd/{fd}"))
+    except OSError:
+        return None
 
 
 def observe_namespace(pid: int, identity: int) -> MountNamespace:

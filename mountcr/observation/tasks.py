@@ -9,14 +9,22 @@ namespaces (`nsenter`, `exec`) is not among them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+from typing import TYPE_CHECKING, Final
 
 from mountcr import procstat
 from mountcr.model import CgroupMember, Task, Unseen
 from mountcr.observation.files import task_files
 from mountcr.paths import encode
 
-__all__ = ["cgroups", "descendants", "namespaces", "task"]
+if TYPE_CHECKING:
+    from mountcr.observation.places import Places
+
+__all__ = ["cgroups", "descendants", "namespaces", "owners", "task"]
+
+_NS_GET_USERNS: Final = 0xB701
+"""ioctl_ns(2), include/uapi/linux/nsfs.h."""
 
 
 def _children(pid: int) -> list[int]:
@@ -51,6 +59,25 @@ def namespaces(pid: int | str) -> dict[str, int]:
     return found
 
 
+def owners(pid: int) -> dict[str, int]:
+    """
+    Give the inode number of the user namespace that owns each namespace of a task, by kind.
+
+    What may not be asked, because the owner is none of ours, is left out.
+    """
+    found: dict[str, int] = {}
+    for kind in namespaces(pid):
+        with contextlib.suppress(OSError):
+            fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                owner = fcntl.ioctl(fd, _NS_GET_USERNS)
+            finally:
+                os.close(fd)
+            found[kind] = os.fstat(owner).st_ino
+            os.close(owner)
+    return found
+
+
 def cgroups(pid: int | str) -> tuple[CgroupMember, ...]:
     """Read which control group of each hierarchy a task is in."""
     with open(f"/proc/{pid}/cgroup", "rb") as file:
@@ -66,20 +93,23 @@ def cgroups(pid: int | str) -> tuple[CgroupMember, ...]:
     return tuple(members)
 
 
-def task(pid: int) -> tuple[Task, tuple[Unseen, ...]]:
+def task(pid: int, places: Places, *, user: int = 0) -> tuple[Task, tuple[Unseen, ...]]:
     """
     Observe one task, and say what was not allowed to be seen of it.
 
+    `user` is the inode number of the observer's user namespace, 0 if it is not known.
     Raises FileNotFoundError or ProcessLookupError when it has ended.
     """
     status = procstat.read_stat(pid)
-    files, unseen = task_files(pid)
+    files, unseen = task_files(pid, places)
+    inside = namespaces(pid)
     found = Task(
         pid=pid,
         parent=status.parent,
         start_time=status.start_time,
         command=status.command,
-        namespaces=namespaces(pid),
+        namespaces=inside,
+        owners=owners(pid) if user and inside.get("user", user) != user else {},
         inner_pid=procstat.read_status(pid).inner_pids[-1],
         session=status.session,
         files=files,

@@ -37,6 +37,8 @@ from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.planner import make_plan, needed_mountpoints
 from mountcr.planning.rootfs import plan_rootfs
+from mountcr.planning.unions import assemble_unions
+from mountcr.planning.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -98,7 +100,7 @@ def plan_restore(images: KPath, choices: Choices) -> tuple[Manifest, Plan]:
         raise PrivilegeError(msg, hint="run as root")
     if choices.cgroups is None:
         choices = msgspec.structs.replace(choices, cgroups=manifest.cgroups)
-    choices = msgspec.structs.replace(choices, images=images)
+    choices = msgspec.structs.replace(choices, images=images, dumped=manifest.extra)
     facts = manifest.facts
     target = _target(manifest, choices)
     return manifest, make_plan(facts, choices, target=target, files=manifest.files)
@@ -122,14 +124,15 @@ def _target(manifest: Manifest, choices: Choices) -> Target:
     inside = [
         path for external, path, _ in needed_mountpoints(graph, first.externals) if external is None
     ]
+    where = Whereabouts(graph, first.externals, RESTORE_ROOT)
     return observe_target(
         host,
         stack,
-        view.steps,
+        (*view.steps, *assemble_unions(graph, first.externals, readonly=True)),
         at=RESTORE_ROOT,
         externals=first.externals,
         mountpoints=inside,
-        files=manifest.files,
+        files=[(file, where.of(file.path)) for file in manifest.files],
     )
 
 
@@ -174,7 +177,7 @@ def restore(
         _attach_root(fds, choices.root_at)
         if choices.root_at:
             undo.callback(LiveKernel().unmount, choices.root_at)
-        found = compare(manifest, pid)
+        found = compare(manifest, plan, pid)
         undo.pop_all()
     return RestoreResult(
         pid=pid,

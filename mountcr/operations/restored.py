@@ -14,22 +14,34 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr import mountinfo
 from mountcr.errors import VerificationError
-from mountcr.graph.diff import Difference, diff
+from mountcr.graph.diff import Difference, diff_namespaces, match
+from mountcr.graph.rebound import without_sources
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts
 from mountcr.kernel.private import in_namespace_of
 from mountcr.observation.tasks import descendants
+from mountcr.operations.nested import find_namespaces
 from mountcr.operations.streams import keep_appending
-from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from mountcr.manifest import Manifest
+    from mountcr.paths import KPath
     from mountcr.planning.records import Plan
 
-__all__ = ["compare", "end_tasks", "is_announced", "settle"]
+__all__ = ["ANNOUNCED", "compare", "end_tasks", "is_announced", "settle"]
 
-_ANNOUNCED: Final = frozenset({("F1", "host peers"), ("F2", "master"), ("F3", "master")})
-"""Which loss of a plan says which difference."""
+ANNOUNCED: Final[Mapping[str, frozenset[str]]] = {
+    "F1": frozenset({"host peers"}),
+    "F2": frozenset({"master"}),
+    "F4": frozenset({"options", "super options"}),
+    "F7": frozenset({"unbindable"}),
+    "F8": frozenset({"source"}),
+    "F9": frozenset({"master"}),
+    "F11": frozenset({"mount"}),
+}
+"""Which differences the loss of a plan announces at its mountpoint, by rule."""
 
 
 def settle(manifest: Manifest, plan: Plan, pid: int) -> None:
@@ -38,9 +50,10 @@ def settle(manifest: Manifest, plan: Plan, pid: int) -> None:
 
     Raises VerificationError when its mounts differ in a way that no loss of the plan announced.
     """
-    _protect_root(manifest, pid)
+    _protect(manifest, pid)
     keep_appending(pid, plan.inherited)
-    found = [each for each in compare(manifest, pid, peers=False) if not is_announced(plan, each)]
+    differences = compare(manifest, plan, pid, settled=False)
+    found = [each for each in differences if not is_announced(plan, each)]
     if found:
         lines = [str(each) for each in found]
         msg = f"the restored mount table differs in {len(lines)} place(s): {'; '.join(lines)}"
@@ -48,36 +61,85 @@ def settle(manifest: Manifest, plan: Plan, pid: int) -> None:
         raise VerificationError(msg, lines, hint=hint)
 
 
-def _protect_root(manifest: Manifest, pid: int) -> None:
-    """Make the root read-only if it was; the plan leaves that to the end, for CRIU's sake."""
-    if manifest.facts.shares_mounts:
-        return
-    root = MountTree(manifest.facts.namespaces[0].mounts).root
-    if root is not None and root.readonly:
-        in_namespace_of(pid, lambda: mounts.set_attributes(ROOT, ("ro",)))
-
-
-def compare(manifest: Manifest, pid: int, *, peers: bool = True) -> list[Difference]:
+def _protect(manifest: Manifest, pid: int) -> None:
     """
-    Compare the mount table of a restored root task with the one of the dump.
+    Make the root, and what was bound from it, read-only where it was.
 
-    With `peers`, also which groups have members in the mount namespace of the caller.
+    The plan leaves that of the root to the end, and CRIU gives a bind the attributes of the mount
+    it binds only where the images say that they differ (criu/mount-v2.c, `do_bind_mount_v2()`).
+    """
+    facts = manifest.facts
+    root = None if facts.shares_mounts else MountTree(facts.namespaces[0].mounts).root
+    if root is None or not root.readonly:
+        return
+    found, _ = find_namespaces(facts, pid)
+    for before, after in zip(facts.namespaces, found, strict=True):
+        tree = MountTree(after.mounts)
+        places = [
+            now.mountpoint
+            for was, now in match(before.mounts, after.mounts)
+            if was.dev == root.dev and was.readonly and not now.readonly and not tree.hidden(now)
+        ]
+        if places:
+            _make_readonly(after.pid, places)
+
+
+def _make_readonly(pid: int, places: Sequence[KPath]) -> None:
+    """Make mounts read-only that a task sees at some paths, by its own root."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def work() -> None:
+        os.fchdir(root)
+        os.chroot(".")
+        for place in places:
+            mounts.set_attributes(place, ("ro",))
+
+    try:
+        in_namespace_of(pid, work)
+    finally:
+        os.close(root)
+
+
+def compare(manifest: Manifest, plan: Plan, pid: int, *, settled: bool = True) -> list[Difference]:
+    """
+    Compare the mount namespaces below a restored root task with those of the dump.
+
+    A nested namespace is that of the task with the pid that one of its tasks had, as the container
+    counts pids. Before all is `settled` a namespace that is missing or was not there is a
+    difference; afterwards the tasks go on, which may end a namespace or make one. Only afterwards
+    it is also compared which groups have members in the mount namespace of the caller. That an
+    external has another file system is no difference if the plan takes it from elsewhere.
     """
     facts = manifest.facts
     if facts.shares_mounts:
         return []
-    return diff(
-        facts.namespaces[0].mounts,
-        mountinfo.read(pid),
-        outside_before=facts.host.mounts if peers else (),
-        outside_after=mountinfo.read() if peers else (),
+    found, others = find_namespaces(facts, pid)
+    before = [each.mounts for each in facts.namespaces]
+    after = [each.mounts for each in found]
+    if settled:
+        # empty on both sides, a namespace that has ended keeps the others in their places
+        before = [was if now else () for was, now in zip(before, after, strict=True)]
+    else:
+        after += [each.mounts for each in others]
+    before, after = without_sources(before, after, _elsewhere(plan))
+    return diff_namespaces(
+        before,
+        after,
+        outside_before=facts.host.mounts if settled else (),
+        outside_after=mountinfo.read() if settled else (),
     )
+
+
+def _elsewhere(plan: Plan) -> frozenset[KPath]:
+    """Give the mountpoints of externals that come from elsewhere, or are assembled there."""
+    unions = (each.mountpoint for each in plan.externals if each.stack)
+    return frozenset((*plan.choices.binds, *unions))
 
 
 def is_announced(plan: Plan, difference: Difference) -> bool:
     """Tell whether a loss of the plan says so."""
     return any(
-        loss.mount == difference.path and (loss.rule, difference.what) in _ANNOUNCED
+        loss.mount == difference.path and difference.what in ANNOUNCED.get(loss.rule, ())
         for loss in plan.losses
     )
 

@@ -9,10 +9,13 @@ from mountcr.criu.options import CgroupMode
 from mountcr.model import Record
 from mountcr.paths import KPath
 
-__all__ = ["IMAGES", "RESTORE_ROOT", "STATE", "Choices"]
+__all__ = ["IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices"]
 
 RESTORE_ROOT: Final = KPath("/run/mountcr/root")
 """Where a root is assembled, in a private mount namespace only: on the host it stays empty."""
+
+UNIONS: Final = KPath("/run/mountcr/unions")
+"""Where overlays of a container are assembled, in a private mount namespace as well."""
 
 STATE: Final = KPath("/var/lib/mountcr/rootfs")
 """Where a converted root file system lies when nobody says where."""
@@ -26,7 +29,8 @@ class Choices(Record, frozen=True, kw_only=True):
     Options of the command line that a plan depends on.
 
     `binds` maps mountpoints of the container to sources on this host. `root_at` is where the
-    restored root shall be mounted on the host too. `extra` are words for CRIU.
+    restored root shall be mounted on the host too. `extra` are words for CRIU, `dumped` those that
+    were given at the dump that is restored.
     """
 
     images: KPath = IMAGES
@@ -40,3 +44,4 @@ class Choices(Record, frozen=True, kw_only=True):
     leave_running: bool = False
     allow_changed: bool = False
     extra: tuple[str, ...] = ()
+    dumped: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from mountcr.model import FileKind
 from mountcr.planning.cgroups import choose_mode
 from mountcr.planning.descriptors import external_file_keys
 from mountcr.planning.records import CriuPlan, Reason
+from mountcr.planning.remaps import is_linked, needed_ghost_limit, size_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,8 @@ def plan_criu(
     mode, why_mode = choose_mode(facts, choices.cgroups)
     held = _descriptors(facts)
     lock = next((file for file in held if file.locked), None)
-    linked = next((file for file in held if _other_link_left(file)), None)
+    linked = next((file for file in _files(facts) if is_linked(file)), None)
+    ghost = needed_ghost_limit(_files(facts))
     dump = CriuOptions(
         kind=Kind.DUMP,
         pid=facts.container.pid,
@@ -49,6 +51,7 @@ def plan_criu(
         leave_running=choices.leave_running,
         file_locks=lock is not None,
         link_remap=linked is not None,
+        ghost_limit=ghost[0] if ghost else None,
         extra=choices.extra,
     )
     restore = CriuOptions(
@@ -67,7 +70,8 @@ def plan_criu(
     )
     command = (facts.host.criu.command if facts.host.criu else ()) or ("criu",)
     reasons = [Reason(option=f"--manage-cgroups={mode}", because=why_mode)]
-    reasons += _reasons(externals, descriptors, lock, linked)
+    reasons += _reasons(externals, descriptors)
+    reasons += _file_reasons(lock, linked, ghost)
     return CriuPlan(
         dump=tuple(map(paths.encode, to_argv(dump, command))),
         restore=tuple(map(paths.encode, to_argv(restore, command))),
@@ -81,24 +85,30 @@ def _descriptors(facts: Facts) -> list[OpenFile]:
     return [file for task in facts.tasks for file in task.files if file.kind is FileKind.FD]
 
 
-def _other_link_left(file: OpenFile) -> bool:
-    """Tell whether a name is gone while the file has others, which CRIU will not invent."""
-    return bool(file.shown.endswith("(deleted)") and file.stat and file.stat.nlink)
+def _files(facts: Facts) -> list[OpenFile]:
+    """Give the files that CRIU opens again by their path: mapped ones and executables too."""
+    return [file for task in facts.tasks for file in task.files]
 
 
 def _reasons(
-    externals: tuple[External, ...],
-    descriptors: tuple[Inherited, ...],
-    lock: OpenFile | None,
-    linked: OpenFile | None,
+    externals: tuple[External, ...], descriptors: tuple[Inherited, ...]
 ) -> Iterator[Reason]:
     for external in externals:
         option = f"--external mnt[{external.mountpoint}]:{external.key}"
         yield Reason(option=option, because=external.because)
     for each in descriptors:
         yield Reason(option=f"--inherit-fd fd[{each.number}]:{each.key}", because=each.because)
+
+
+def _file_reasons(
+    lock: OpenFile | None, linked: OpenFile | None, ghost: tuple[int, OpenFile] | None
+) -> Iterator[Reason]:
     if lock:
         yield Reason(option="--file-locks", because=f"a task holds a lock on {lock.shown}")
     if linked:
         because = f"{linked.shown} is open, its name is gone and another link is left"
         yield Reason(option="--link-remap", because=because)
+    if ghost:
+        limit, file = ghost
+        because = f"{file.shown} is open and unlinked, and takes {size_on_disk(file)} bytes"
+        yield Reason(option=f"--ghost-limit {limit}", because=because)

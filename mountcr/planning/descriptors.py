@@ -16,16 +16,21 @@ import msgspec
 
 from mountcr.model import FileKind, InodeType
 from mountcr.planning.records import Inherited
+from mountcr.planning.remaps import KERNEL_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mountcr.model import Facts, OpenFile, Task
 
-__all__ = ["STANDARD_STREAMS", "external_file_keys", "inherited", "lonely_pipes"]
-
-_OWN_FILE_SYSTEMS: Final = ("/memfd:", "/SYSV", "/[", "/dev/zero\\040(deleted)")
-"""What the kernel shows of files that are on no mount at all."""
+__all__ = [
+    "STANDARD_STREAMS",
+    "external_file_keys",
+    "file_key",
+    "inherited",
+    "is_terminal",
+    "lonely_pipes",
+]
 
 STANDARD_STREAMS: Final = range(3)
 
@@ -102,13 +107,13 @@ def _outside(task: Task, file: OpenFile, mount_ids: set[int]) -> Inherited | Non
     """Recognise a file on a mount that is in no table of the container."""
     if file.mnt_id in mount_ids or file.mnt_id < 0 or file.stat is None:
         return None
-    if not file.shown.startswith("/") or file.shown.startswith(_OWN_FILE_SYSTEMS):
+    if not file.shown.startswith("/") or file.shown.startswith(KERNEL_ONLY):
         return None
     return Inherited(
         number=file.fd,
         fd=file.fd,
         pid=task.pid,
-        key=_key(file),
+        key=file_key(file),
         type=file.stat.type,
         shown=file.shown,
         flags=file.flags,
@@ -117,9 +122,17 @@ def _outside(task: Task, file: OpenFile, mount_ids: set[int]) -> Inherited | Non
     )
 
 
-def _key(file: OpenFile) -> str:
+def is_terminal(file: OpenFile) -> bool:
+    """Tell whether a file is a terminal, which CRIU dumps as such."""
     stat = file.stat
-    if stat and stat.type is InodeType.CHARACTER and _major(stat.rdev) in _TTY_MAJORS:
+    character = stat is not None and stat.type is InodeType.CHARACTER
+    return bool(stat and character and _major(stat.rdev) in _TTY_MAJORS)
+
+
+def file_key(file: OpenFile) -> str:
+    """Give what CRIU calls a file that it is told is external."""
+    stat = file.stat
+    if stat and is_terminal(file):
         return f"tty[{_number(stat.rdev):x}:{_number(stat.dev):x}]"
     return f"file[{file.mnt_id:x}:{stat.ino if stat else 0:x}]"
 

@@ -10,94 +10,257 @@ so those are the only ones that can be external.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from mountcr import paths
 from mountcr.graph import Node
-from mountcr.graph.superblock import short_type
-from mountcr.paths import ROOT
+from mountcr.graph.coverage import Coverage
+from mountcr.graph.superblock import bare_root, superblock
+from mountcr.planning.given import Given, criu_bytes
+from mountcr.planning.names import Names
 from mountcr.planning.records import External
 from mountcr.rules import conditions
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
     from mountcr.graph import MountGraph
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount
+    from mountcr.model import Mount, MountId
 
-__all__ = ["choose_externals", "external_nodes"]
+__all__ = ["choose_externals", "external_nodes", "given_nodes"]
 
 
 def choose_externals(
-    graph: MountGraph, host: MountTree, *, cgroup_namespace: bool = False
+    graph: MountGraph,
+    host: MountTree,
+    *,
+    cgroup_namespace: bool = False,
+    named_by_runtime: bool = False,
+    own_pipes: Collection[str] = (),
+    given: Given | None = None,
 ) -> tuple[External, ...]:
     """
     Give the externals of a container, in the order of its mount table.
 
-    `cgroup_namespace` tells that the container has a cgroup namespace of its own.
+    `cgroup_namespace` tells that the container has a cgroup namespace of its own;
+    `named_by_runtime` that an OCI runtime may restore it, which names every external by its
+    mountpoint (runc, libcontainer/criu_linux.go; crun, src/libcrun/criu.c). `own_pipes` are the
+    pipes that tasks of the container read from. What the user told CRIU with `given` is not told
+    again.
     """
-    chosen: dict[Node, str] = {}
-    namespace = graph.namespaces[0].id
-    widest_first = sorted(graph.tree.mounts, key=lambda mount: len(mount.root))
-    for mount in widest_first:
-        because = _because(graph, host, mount, chosen, cgroup_namespace=cgroup_namespace)
-        if because and mount.mountpoint != ROOT:
-            chosen[Node(namespace, mount.id)] = because
+    chosen = _choose(
+        graph,
+        _Candidates(graph, host, cgroup_namespace, own_pipes, given or Given()),
+    )
+    names = Names()
     return tuple(
-        _external(host, mount, chosen[node])
-        for mount in graph.tree.mounts
-        if (node := Node(namespace, mount.id)) in chosen
+        _external(
+            host,
+            mount,
+            mount.mountpoint if named_by_runtime else names.give(mount.mountpoint),
+            chosen[mount.id],
+        )
+        for mount in graph.namespaces[0].mounts
+        if mount.id in chosen
     )
 
 
-def external_nodes(graph: MountGraph, externals: tuple[External, ...]) -> frozenset[Node]:
-    """Give the mounts that CRIU takes for external: all at the mountpoints that are named."""
-    named = {each.mountpoint for each in externals}
-    return frozenset(
-        Node(graph.namespaces[0].id, mount.id)
-        for mount in graph.tree.mounts
-        if mount.mountpoint in named
-    )
+def _choose(graph: MountGraph, candidates: _Candidates) -> dict[MountId, str]:
+    """Give the fact that makes a mount external, by the id of the mount."""
+    coverage = Coverage(graph, _keyed(graph, candidates.given))
+    chosen: dict[MountId, str] = {}
+    for each in sorted(candidates.all(), key=_wide_first):
+        test = conditions.master_settled if each.of_master else conditions.settled
+        if not test(coverage, each.mount):
+            chosen[each.mount.id] = each.because
+            for mount in graph.tree.at(each.mount.mountpoint):  # one key names them all
+                same = mount is each.mount
+                coverage.add(each.node if same else Node(each.node.namespace, mount.id))
+    _break_cycles(graph, coverage, chosen)
+    return chosen
 
 
-def _because(
-    graph: MountGraph,
-    host: MountTree,
-    mount: Mount,
-    chosen: dict[Node, str],
-    *,
-    cgroup_namespace: bool,
-) -> str:
-    """Name the fact that makes a mount external; empty when none does."""
-    externals = chosen.keys()
-    because = ""
-    if cgroup_namespace and short_type(mount) in {"cgroup", "cgroup2"}:
-        return because
-    if conditions.improper_root(graph, mount, externals):
-        because = f"{mount.root} of {mount.fstype} {mount.dev} has no wider mount in the container"
-    elif conditions.unsupported(graph, mount, externals):
-        because = f"{mount.fstype} {mount.dev} is mounted whole, which CRIU cannot do by itself"
-    elif conditions.foreign_fuse(graph, mount, externals):
-        because = f"{mount.fstype} is served by a daemon outside"
-    elif conditions.tmpfs_of_host(graph, host, mount, externals) and not _stacked(graph, mount):
-        because = f"tmpfs {mount.dev} is mounted on the host too, its content is the host's"
-    elif conditions.unreachable_master(graph, mount, externals):
-        because = f"it receives from peer group {mount.master}, which is outside the container"
-    return because
+def _break_cycles(graph: MountGraph, coverage: Coverage, chosen: dict[MountId, str]) -> None:
+    """
+    Choose what would have to be bound from an external that lies on it, too.
+
+    CRIU makes a mount before those on it, so nothing can be bound from below.
+    """
+    tree, ours = graph.tree, graph.namespaces[0].id
+    seen: set[int] = set()
+    for identity in list(chosen):
+        below = tree.parent(tree.by_id[identity])
+        while below and below.id not in seen:
+            seen.add(below.id)
+            node = Node(ours, below.id)
+            if node not in coverage.externals and _served_from_above(graph, coverage, below):
+                coverage.add(node)
+                chosen[below.id] = "the external that shows the same lies on it"
+            below = tree.parent(below)
 
 
-def _stacked(graph: MountGraph, mount: Mount) -> bool:
-    """Tell whether another mount is at the same mountpoint, which a key would mean as well."""
-    return len(graph.tree.at(mount.mountpoint)) > 1
+def _served_from_above(graph: MountGraph, coverage: Coverage, mount: Mount) -> bool:
+    """Tell whether all that could hold a mount are externals that lie on it."""
+    ours = graph.namespaces[0].id
+    sources = [
+        other
+        for node, other in graph.wider(mount)
+        if (node in coverage.externals and node.namespace == ours) or other is graph.root
+    ]
+    return bool(sources) and all(_lies_on(graph.tree, each, mount) for each in sources)
 
 
-def _external(host: MountTree, mount: Mount, because: str) -> External:
+def _lies_on(tree: MountTree, mount: Mount, ancestor: Mount) -> bool:
+    below = tree.parent(mount)
+    while below and below is not ancestor:
+        below = tree.parent(below)
+    return below is ancestor
+
+
+def _wide_first(candidate: _Candidate) -> tuple[int, bool]:
+    """Sort by root, and slaves before others with it, because they settle those too."""
+    return len(bare_root(candidate.mount)), not candidate.of_master
+
+
+class _Candidate(NamedTuple):
+    """What may have to be external: the reason, and whether that is its master."""
+
+    node: Node
+    mount: Mount
+    because: str
+    of_master: bool = False
+
+
+class _Candidates(NamedTuple):
+    """What may have to be external in a container."""
+
+    graph: MountGraph
+    host: MountTree
+    cgroup_namespace: bool
+    own_pipes: Collection[str]
+    given: Given
+
+    def all(self) -> Iterator[_Candidate]:
+        """Give those of the root task's namespace."""
+        ours = self.graph.namespaces[0].id
+        for each in (*self._parts(), *self._whole(), *self._of_host(), *self._slaves()):
+            if each.node.namespace == ours:
+                yield each
+
+    def _parts(self) -> Iterator[_Candidate]:
+        for node, mount in conditions.improper_roots(self.graph, own_cgroups=self.cgroup_namespace):
+            part = f"{mount.root} of {mount.fstype} {mount.dev}"
+            yield _Candidate(node, mount, f"{part} has no wider mount in the container")
+
+    def _whole(self) -> Iterator[_Candidate]:
+        graph = self.graph
+        for node, mount in conditions.unsupported(graph):
+            if not self.given.enables(mount):
+                what = f"{mount.fstype} {mount.dev} is mounted whole"
+                yield _Candidate(node, mount, f"{what}, which CRIU cannot do by itself")
+        for node, mount in conditions.foreign_fuse(graph):
+            yield _Candidate(node, mount, f"{mount.fstype} is served by a daemon outside")
+        for node, mount in conditions.foreign_autofs(graph, self.own_pipes):
+            yield _Candidate(node, mount, "no task of the container reads from the autofs's pipe")
+        for node, mount in conditions.nested_overlays(graph):
+            because = "CRIU would mount the overlay of paths as the host has them"
+            yield _Candidate(node, mount, because)
+
+    def _of_host(self) -> Iterator[_Candidate]:
+        """
+        Give each tmpfs of the host, unless one of its mounts shares its mountpoint with another.
+
+        CRIU cannot be told of that one alone, and what is below it could not be made before it.
+        """
+        found = list(conditions.tmpfs_of_host(self.graph, self.host))
+        stacked = {
+            self.graph.superblock_of(mount)
+            for node, mount in found
+            if len(self.graph.trees[node.namespace].at(mount.mountpoint)) > 1
+        }
+        for node, mount in found:
+            if self.graph.superblock_of(mount) not in stacked:
+                what = f"tmpfs {mount.dev} is mounted on the host too"
+                yield _Candidate(node, mount, f"{what}, its content is the host's")
+
+    def _slaves(self) -> Iterator[_Candidate]:
+        for node, mount in conditions.unreachable_masters(self.graph):
+            group = f"peer group {mount.master}"
+            because = f"it receives from {group}, which is outside the container"
+            yield _Candidate(node, mount, because, of_master=True)
+
+
+def _external(host: MountTree, mount: Mount, key: str, because: str) -> External:
+    groups = [group for group in (mount.master, mount.shared) if group] if mount.optional else ()
     return External(
         mountpoint=mount.mountpoint,
-        key=mount.mountpoint,
-        source=host.path_of(
-            mount, prefer=[group for group in (mount.master, mount.shared) if group]
-        ),
+        key=key,
+        source=host.path_of(mount, prefer=groups),
         type=mount.type,
         mode=mount.mode,
         fstype=mount.fstype,
         because=because,
     )
+
+
+# --- The mounts behind the words ------------------------------------------------------------------
+
+
+def external_nodes(graph: MountGraph, externals: tuple[External, ...]) -> frozenset[Node]:
+    """Give the mounts that CRIU takes for external: all at the mountpoints that are named."""
+    ours = graph.namespaces[0].id
+    return frozenset(
+        Node(ours, mount.id)
+        for mountpoint in {each.mountpoint for each in externals}
+        for mount in graph.tree.at(mountpoint)
+    )
+
+
+def given_nodes(graph: MountGraph, host: Sequence[Mount], given: Given) -> frozenset[Node]:
+    """
+    Give the mounts that CRIU takes for external because of what the user gave.
+
+    `host` are the mounts of the namespace that CRIU would be in.
+    """
+    found = {*_keyed(graph, given)}
+    if given.autodetect:
+        found.update(_autodetected(graph, host, given))
+    return frozenset(found)
+
+
+def _keyed(graph: MountGraph, given: Given) -> Iterator[Node]:
+    keys = given.keys()
+    if keys:
+        for mount in graph.namespaces[0].mounts:
+            if criu_bytes(mount.mountpoint) in keys and mount is not graph.root:
+                yield Node(graph.namespaces[0].id, mount.id)
+
+
+def _autodetected(graph: MountGraph, host: Sequence[Mount], given: Given) -> Iterator[Node]:
+    """
+    Give the mounts of every namespace that CRIU finds a match for (criu/mount.c,
+    `resolve_external_mounts()`).
+    """
+    by_superblock: dict[tuple[str, ...], list[Mount]] = {}
+    for mount in host:
+        by_superblock.setdefault(superblock(mount), []).append(mount)
+    for number, roots in graph.superblocks():
+        del number
+        members = [each for found in roots.values() for each in found]
+        matches = by_superblock.get(superblock(members[0][2]), [])
+        for _, node, mount in members if matches else ():
+            if mount.mountpoint != paths.ROOT and _matches(mount, matches, given):
+                yield node
+
+
+def _matches(mount: Mount, matches: Iterable[Mount], given: Given) -> bool:
+    """Tell whether one of the mounts of CRIU's namespace stands for a mount."""
+    root = bare_root(mount)
+    wider = [each for each in matches if paths.is_beneath(root, bare_root(each))]
+    if not wider or (mount.shared and not given.autodetect_sharing):
+        return False
+    if not mount.master:
+        return True
+    masters = {each.shared for each in wider} | {wider[-1].master}
+    return given.autodetect_masters and mount.master in masters

@@ -16,7 +16,7 @@ class NamedFile(Record, frozen=True, kw_only=True):
     `path` is from the container's root, `mountpoint` that of the mount it lies on. `size` in bytes
     and `mode` are None where CRIU does not compare them. `digest` is SHA-256 in hexadecimal, empty
     where the content is free to change: a file that was open for writing, or one that CRIU itself
-    brings back.
+    brings back. `build_id` is that of an ELF file, in hexadecimal.
     """
 
     path: KPath
@@ -24,3 +24,4 @@ class NamedFile(Record, frozen=True, kw_only=True):
     size: int | None = None
     mode: int | None = None
     digest: str = ""
+    build_id: str = ""

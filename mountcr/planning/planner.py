@@ -20,15 +20,19 @@ from mountcr.planning.cgroups import cgroup_steps, choose_mode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.criu import plan_criu
 from mountcr.planning.descriptors import inherited
-from mountcr.planning.externals import choose_externals, external_nodes
+from mountcr.planning.externals import choose_externals, external_nodes, given_nodes
+from mountcr.planning.given import Given, drop, parse_given
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
+from mountcr.planning.unions import assemble_unions, place_unions
 from mountcr.rules import Context, check
+from mountcr.rules.conditions import own_cgroups, own_pipes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mountcr.graph import Node
     from mountcr.model import Finding, Target
     from mountcr.paths import KPath
     from mountcr.planning.files import NamedFile
@@ -51,6 +55,7 @@ class _Situation:
     graph: MountGraph | None
     target: Target | None
     at: KPath
+    given: Given
 
 
 def make_plan(
@@ -67,14 +72,16 @@ def make_plan(
     `files` are those that the images name.
     """
     origin = MountTree(facts.host.mounts)
+    given = parse_given((*choices.dumped, *choices.extra) if choices else ())
     case = _Situation(
         facts=facts,
         choices=choices or Choices(),
         origin=origin,
         host=MountTree(target.host.mounts) if target else origin,
-        graph=None if _without_mounts(facts) else MountGraph(facts.namespaces),
+        graph=None if _without_mounts(facts) else MountGraph(drop(facts.namespaces, given)),
         target=target,
         at=at,
+        given=given,
     )
     externals = _externals(case)
     descriptors = inherited(facts)
@@ -82,15 +89,17 @@ def make_plan(
     context = Context(
         facts=facts,
         host=case.host,
+        origin=case.origin,
         choices=case.choices,
         graph=case.graph,
         stack=rootfs.origin if rootfs else None,
         externals=externals,
-        nodes=external_nodes(case.graph, externals) if case.graph else frozenset(),
+        nodes=_external_nodes(case, externals),
         inherited=descriptors,
         target=target,
         files=files,
         made=_made(rootfs),
+        given=given,
     )
     findings = check(context)
     return Plan(
@@ -129,12 +138,27 @@ def _externals(case: _Situation) -> tuple[External, ...]:
     if case.graph is None:
         return ()
     facts, binds = case.facts, case.choices.binds
-    ours = facts.host.namespaces.get("cgroup")
-    own_cgroups = bool(facts.tasks) and facts.tasks[0].namespaces.get("cgroup") != ours
-    return tuple(
-        msgspec.structs.replace(each, source=binds.get(each.mountpoint, each.source))
-        for each in choose_externals(case.graph, case.origin, cgroup_namespace=own_cgroups)
+    externals = choose_externals(
+        case.graph,
+        case.origin,
+        cgroup_namespace=own_cgroups(facts),
+        named_by_runtime=facts.container.bundle is not None,
+        own_pipes=own_pipes(facts),
+        given=case.given,
     )
+    externals = tuple(
+        msgspec.structs.replace(each, source=binds.get(each.mountpoint, each.source))
+        for each in externals
+    )
+    return place_unions(case.graph, externals, case.at)
+
+
+def _external_nodes(case: _Situation, externals: tuple[External, ...]) -> frozenset[Node]:
+    """Give the mounts that CRIU will take for external, by the plan or by what the user gave."""
+    if case.graph is None:
+        return frozenset()
+    given = given_nodes(case.graph, case.origin.mounts, case.given)
+    return external_nodes(case.graph, externals) | given
 
 
 def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
@@ -147,11 +171,16 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     # what is mounted while the container runs says nothing of the time when it comes back
     mounted = case.host if case.target else MountTree(())
     rootfs = plan_rootfs(stack, case.at, mounted, case.choices, container=container.id, root=root)
-    if case.target is None or case.graph is None:
+    if case.graph is None:
         return rootfs
-    before = tuple(_mountpoint_steps(case, case.graph, case.target, externals))
+    unions = tuple(assemble_unions(case.graph, externals))
+    if case.target is None:
+        return msgspec.structs.replace(rootfs, steps=rootfs.steps + unions)
+    before = tuple(_mountpoint_steps(case, case.graph, case.target))
     mode, _ = choose_mode(case.facts, case.choices.cgroups)
     after = (
+        *unions,
+        *_external_mountpoint_steps(case.graph, externals),
         *_shared_sources(case.graph, case.host, externals),
         *cgroup_steps(case.facts, case.host, mode, moved=case.choices.cgroup_root),
     )
@@ -191,16 +220,23 @@ def needed_mountpoints(
             yield external, path, mount.type or InodeType.DIRECTORY
 
 
-def _mountpoint_steps(
-    case: _Situation, graph: MountGraph, target: Target, externals: tuple[External, ...]
-) -> Iterator[Step]:
-    """Make the mountpoints that are missing in the root, and those inside of externals."""
+def _mountpoint_steps(case: _Situation, graph: MountGraph, target: Target) -> Iterator[Step]:
+    """Make the mountpoints that are missing in the root."""
     missing = {path for path, stat in target.mountpoints.items() if stat is None}
-    for external, path, kind in needed_mountpoints(graph, externals):
-        if external is None and path in missing and not case.choices.readonly:
+    if not missing or case.choices.readonly:
+        return
+    for external, path, kind in needed_mountpoints(graph, ()):
+        if external is None and path in missing:
             because = "a mount lies there and the root file system has no such place"
             yield Mountpoint(root=case.at, path=path, type=kind, because=because)
-        elif external and external.source and path != paths.ROOT:
+
+
+def _external_mountpoint_steps(
+    graph: MountGraph, externals: tuple[External, ...]
+) -> Iterator[Step]:
+    """Make the mountpoints inside of externals."""
+    for external, path, kind in needed_mountpoints(graph, externals):
+        if external and external.source and path != paths.ROOT:
             because = f"a mount lies there, inside what {external.mountpoint} comes from"
             yield Mountpoint(root=external.source, path=path, type=kind, because=because)
 
@@ -213,9 +249,10 @@ def _shared_sources(
 
     CRIU copies the sharing of the source (MOVE_MOUNT_SET_GROUP, Linux 5.15) and fails on none.
     """
-    slaves = {mount.mountpoint for mount in graph.tree.mounts if mount.master}
+    ours = graph.namespaces[0].id
+    slaves = {mount.mountpoint for node, mount in graph.slaves() if node.namespace == ours}
     for external in externals:
-        if external.source is None or external.mountpoint not in slaves:
+        if external.source is None or external.stack or external.mountpoint not in slaves:
             continue
         mount = host.lies_on(external.source)
         if mount and not mount.shared and not mount.master:

@@ -43,17 +43,19 @@ class ContainerSummary(Record, frozen=True, kw_only=True, omit_defaults=False):
     pid: int = 0
 
 
-class External(Record, frozen=True, kw_only=True, omit_defaults=False):
+class External(Record, frozen=True, kw_only=True, omit_defaults=False, gc=False):
     """
     A mount whose content comes from outside the container.
 
     `key` names it on both sides: `mnt[MOUNTPOINT]:KEY` at dump, `mnt[KEY]:SOURCE` at restore.
-    `source` is a path in the host's mount namespace, None when no path leads there.
+    `source` is a path in the host's mount namespace, None when no path leads there. `stack` is
+    what an overlay is made of that is assembled again at `source` before.
     """
 
     mountpoint: KPath
     key: str
     source: KPath | None = None
+    stack: Stack | None = None
     type: InodeType | None = None
     mode: int | None = None
     fstype: str
@@ -99,7 +101,7 @@ class Rootfs(Record, frozen=True, kw_only=True, omit_defaults=False):
     provenance: tuple[str, ...] = ()
 
 
-class Reason(Record, frozen=True, kw_only=True, omit_defaults=False):
+class Reason(Record, frozen=True, kw_only=True, omit_defaults=False, gc=False):
     """Why an option of CRIU is given."""
 
     option: str

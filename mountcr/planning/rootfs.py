@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
 
-__all__ = ["find_stack", "holders", "plan_rootfs"]
+__all__ = ["find_stack", "holders", "plan_rootfs", "read_only"]
 
 _KEPT = ("nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow")
 
@@ -74,7 +74,7 @@ def plan_rootfs(
     driver = get_driver(choices.driver or stack.driver)
     existing = _existing(stack, host)
     if choices.readonly:
-        steps = [_bind(existing, at)] if existing else _frozen(stack, at)
+        steps = [_bind(existing, at)] if existing else read_only(stack, at)
         steps.append(Attributes(at=at, attributes=("ro",), because="asked for"))
     elif driver.name != stack.driver or choices.upper:
         upper = choices.upper or paths.join(STATE, f"{container}.{driver.name}")
@@ -100,7 +100,8 @@ def plan_rootfs(
 def _existing(stack: Stack, host: MountTree) -> Mount | None:
     """Find where the very same stack is mounted already: it must never be mounted twice."""
     for mount, other in holders(stack, host.mounts):
-        if other.lowers == stack.lowers and not host.hidden(mount):
+        whole = mount.root == paths.ROOT  # a part of it may be bound somewhere as well
+        if whole and other.lowers == stack.lowers and not host.hidden(mount):
             return mount
     return None
 
@@ -110,7 +111,7 @@ def _bind(mount: Mount, at: KPath) -> Step:
     return Bind(source=mount.mountpoint, at=at, because=because)
 
 
-def _frozen(stack: Stack, at: KPath) -> list[Step]:
+def read_only(stack: Stack, at: KPath) -> list[Step]:
     """Mount a stack with its upper as the topmost lower: nothing can be written into it."""
     lowers = stack.directories
     frozen = msgspec.structs.replace(stack, lowers=lowers, upper=None, work=None)

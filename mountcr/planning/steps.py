@@ -32,6 +32,7 @@ __all__ = [
     "Mountpoint",
     "Overlay",
     "Propagation",
+    "Scratch",
     "Step",
 ]
 
@@ -135,6 +136,21 @@ class CgroupDirectory(_Step, frozen=True, kw_only=True):
         return (lambda: kernel.remove_directory(self.path)) if made else None
 
 
+class Scratch(_Step, frozen=True, kw_only=True):
+    """Mount an empty tmpfs over a directory, whose content ends with the mount namespace."""
+
+    at: KPath
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        return f"scratch space at {self.at}"
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; undoing unmounts."""
+        kernel.mount_scratch(self.at)
+        return lambda: kernel.unmount(self.at)
+
+
 class Mountpoint(_Step, frozen=True, kw_only=True):
     """Make what a mount needs to lie on, unless it is there: an empty file or directory."""
 
@@ -190,5 +206,13 @@ class Propagation(_Step, frozen=True, kw_only=True):
 
 
 Step: TypeAlias = (
-    Directory | Overlay | Bind | Copy | CgroupDirectory | Mountpoint | Attributes | Propagation
+    Directory
+    | Overlay
+    | Bind
+    | Copy
+    | CgroupDirectory
+    | Scratch
+    | Mountpoint
+    | Attributes
+    | Propagation
 )

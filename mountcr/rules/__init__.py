@@ -9,10 +9,15 @@ without the plan's externals and not with them is cured by them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
+from mountcr.graph.coverage import Coverage
 from mountcr.model import Finding, Severity
+from mountcr.planning.given import Given
 from mountcr.rules.table import table
 
 if TYPE_CHECKING:
@@ -20,10 +25,11 @@ if TYPE_CHECKING:
 
     from mountcr.graph import MountGraph, Node
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Facts, Stack, Target
+    from mountcr.model import Facts, Host, Stack, Target
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
     from mountcr.planning.records import External, Inherited
+    from mountcr.rules.table import Rule
 
 __all__ = ["Context", "Found", "check", "predicates"]
 
@@ -33,12 +39,15 @@ class Context:
     """
     What predicates look at.
 
-    `nodes` are the mounts that are declared external, `inherited` the descriptors that CRIU will
-    be given. `target` and `files` are there for a restore only.
+    `host` is the host of the restore, `origin` the one of the facts. `graph` is without what CRIU
+    leaves out. `nodes` are the mounts that are declared external, `inherited` the descriptors that
+    CRIU will be given, `given` what the user told CRIU. `target` and `files` are there for a
+    restore only.
     """
 
     facts: Facts
     host: MountTree
+    origin: MountTree
     choices: Choices
     graph: MountGraph | None = None
     stack: Stack | None = None
@@ -48,10 +57,22 @@ class Context:
     target: Target | None = None
     files: tuple[NamedFile, ...] = ()
     made: frozenset[str] = frozenset()
+    given: Given = field(default_factory=Given)
+
+    @functools.cached_property
+    def coverage(self) -> Coverage:
+        """
+        What the root and the externals hold.
+
+        Raises ValueError where there is no graph.
+        """
+        if self.graph is None:
+            msg = "nothing is held where no mounts are"
+            raise ValueError(msg)
+        return Coverage(self.graph, self.nodes)
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """
     What a predicate found: where, what exactly, and whether the plan has the cure.
 
@@ -70,9 +91,38 @@ if TYPE_CHECKING:
 
 def predicates() -> dict[str, Predicate]:
     """Give the predicate of every rule by its id."""
-    from mountcr.rules import mounts, target
+    from mountcr.rules import (
+        content,
+        descriptors,
+        fidelity,
+        files,
+        limits,
+        mounts,
+        restore,
+        rootfs,
+        target,
+        tasks,
+    )
 
-    return {**mounts.PREDICATES, **target.PREDICATES}
+    return {
+        **limits.PREDICATES,
+        **mounts.PREDICATES,
+        **content.PREDICATES,
+        **tasks.PREDICATES,
+        **files.PREDICATES,
+        **descriptors.PREDICATES,
+        **fidelity.PREDICATES,
+        **rootfs.PREDICATES,
+        **restore.PREDICATES,
+        **target.PREDICATES,
+    }
+
+
+def _host(context: Context, rule: Rule) -> Host:
+    """Give the host on which a rule is about what CRIU does."""
+    if context.target is not None and rule.stage == "restore":
+        return context.target.host
+    return context.facts.host
 
 
 def check(context: Context) -> tuple[Finding, ...]:
@@ -81,6 +131,11 @@ def check(context: Context) -> tuple[Finding, ...]:
     bare = replace(context, nodes=frozenset(), inherited=())
     findings: list[Finding] = []
     for identity, rule in table().items():
+        if not rule.applies(_host(context, rule)):
+            continue
+        wanted = list(known[identity](bare))
+        if not wanted:
+            continue
         remaining = {found.where for found in known[identity](context) if not found.cured}
         findings.extend(
             Finding(
@@ -91,6 +146,6 @@ def check(context: Context) -> tuple[Finding, ...]:
                 cure=rule.cure.replace("MOUNTPOINT", found.where),
                 cured=found.where not in remaining,
             )
-            for found in known[identity](bare)
+            for found in wanted
         )
     return tuple(findings)

@@ -1,112 +1,151 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The conditions under which CRIU refuses a mount, each told with and without externals.
+The conditions under which CRIU refuses a mount, or restores another one than was there.
 
 They follow criu/mount.c of CRIU 4 (`validate_mounts()`, `resolve_shared_mounts()`), whose walk
-skips the roots of the namespaces. `externals` are the nodes that are declared external.
+skips the roots of the namespaces. Each gives the mounts that are concerned as long as nothing
+holds what they show; `settled` and `master_settled` tell what the root and the externals settle.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, TypeAlias
 
-from mountcr.graph import Node
-from mountcr.graph.superblock import SUPPORTED, short_type
+from mountcr.graph.attributes import parsed_options
+from mountcr.graph.superblock import SUPPORTED
 from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Collection, Iterator
 
-    from mountcr.graph import MountGraph
+    from mountcr.graph import MountGraph, Node
+    from mountcr.graph.coverage import Coverage
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount, MountNamespace
+    from mountcr.model import Facts, Mount
+
+    Found: TypeAlias = Iterator[tuple[Node, Mount]]
 
 __all__ = [
-    "Externals",
-    "carved_from_root",
-    "checked",
+    "foreign_autofs",
     "foreign_fuse",
-    "improper_root",
-    "of_external",
+    "improper_roots",
+    "master_settled",
+    "nested_overlays",
+    "own_cgroups",
+    "own_pipes",
+    "settled",
     "tmpfs_of_host",
-    "unreachable_master",
+    "unreachable_masters",
     "unsupported",
 ]
 
-Externals: TypeAlias = "AbstractSet[Node]"
-
-NONE: Externals = frozenset()
+_CGROUPS = frozenset({"cgroup", "cgroup2"})
 
 
-def checked(graph: MountGraph) -> Iterator[tuple[Node, Mount, MountNamespace]]:
-    """Give every mount that CRIU checks: all but those at `/`."""
-    for namespace in graph.namespaces:
-        for mount in namespace.mounts:
-            if mount.mountpoint != ROOT:
-                yield Node(namespace.id, mount.id), mount, namespace
+def own_cgroups(facts: Facts) -> bool:
+    """Tell whether the container has a cgroup namespace of its own."""
+    ours = facts.host.namespaces.get("cgroup")
+    return bool(facts.tasks) and facts.tasks[0].namespaces.get("cgroup") != ours
 
 
-def carved_from_root(graph: MountGraph, mount: Mount) -> bool:
-    """Tell whether the container's own root mount, or one below it, holds what is shown."""
-    return any(other is graph.root for _, other in graph.wider(mount))
+def own_pipes(facts: Facts) -> frozenset[str]:
+    """Give the pipes that tasks of the container have open for reading, as `pipe:[INO]`."""
+    return frozenset(
+        file.shown
+        for task in facts.tasks
+        for file in task.files
+        if file.shown.startswith("pipe:[") and file.flags & os.O_ACCMODE == os.O_RDONLY
+    )
 
 
-def of_external(graph: MountGraph, mount: Mount, externals: Externals) -> bool:
-    """Tell whether an external mount, maybe this one, holds what is shown."""
-    return any(node in externals for node, _ in graph.wider(mount))
+def settled(coverage: Coverage, mount: Mount) -> bool:
+    """Tell whether the root or an external holds what a mount shows."""
+    return coverage.holds(mount)
 
 
-def _settled(graph: MountGraph, mount: Mount, externals: Externals) -> bool:
-    return of_external(graph, mount, externals) or carved_from_root(graph, mount)
+def master_settled(coverage: Coverage, mount: Mount) -> bool:
+    """
+    Tell whether CRIU finds the master of a slave through the root or an external.
+
+    That takes a wider mount of the same superblock with the same master, because CRIU then takes
+    the master from what is given for that one.
+    """
+    return coverage.reaches_master(mount)
 
 
-def unsupported(graph: MountGraph, mount: Mount, externals: Externals = NONE) -> bool:
+def unsupported(graph: MountGraph) -> Found:
     """V3: the whole of a file system that CRIU cannot mount by itself."""
-    whole = mount.root == ROOT and short_type(mount) not in SUPPORTED
-    return whole and not _settled(graph, mount, externals)
+    types = [each for each in graph.types() if each not in SUPPORTED]
+    for node, mount in graph.of_type(*types):
+        if mount.root == ROOT and mount.mountpoint != ROOT:
+            yield node, mount
 
 
-def improper_root(graph: MountGraph, mount: Mount, externals: Externals = NONE) -> bool:
+def improper_roots(graph: MountGraph, *, own_cgroups: bool = False) -> Found:
     """
     V4: a part of a file system of which the container has no mount of the whole.
 
     In a cgroup namespace CRIU takes what it sees for the whole (criu/filesystems.c,
     `cgroup_parse()`), so control groups are none; without one they are binds as others are.
     """
-    if mount.root == ROOT or graph.whole(mount):
-        return False
-    return not _settled(graph, mount, externals)
+    for _, roots in graph.superblocks():
+        if ROOT in roots:
+            continue
+        for members in roots.values():
+            for _, node, mount in members:
+                if mount.mountpoint == ROOT or (own_cgroups and mount.fstype in _CGROUPS):
+                    continue
+                yield node, mount
 
 
-def foreign_fuse(graph: MountGraph, mount: Mount, externals: Externals = NONE) -> bool:
+def foreign_fuse(graph: MountGraph) -> Found:
     """C1: a FUSE mount, whose content only its daemon knows."""
-    return short_type(mount) == "fuse" and not _settled(graph, mount, externals)
+    for node, mount in graph.of_type("fuse"):
+        if mount.mountpoint != ROOT:
+            yield node, mount
 
 
-def tmpfs_of_host(
-    graph: MountGraph, host: MountTree, mount: Mount, externals: Externals = NONE
-) -> bool:
+def foreign_autofs(graph: MountGraph, pipes: Collection[str]) -> Found:
     """
-    F5: a whole tmpfs that is mounted on the host too.
+    C6: an autofs whose pipe no task of the container reads from.
+
+    CRIU looks for the end of the pipe in the task that the mount names (criu/autofs.c,
+    `autofs_find_pipe_read_end()`); the pipe is shown since Linux 4.11.
+    """
+    for node, mount in graph.of_type("autofs"):
+        pipe = parsed_options(mount.super_options).get("pipe_ino")
+        if mount.mountpoint != ROOT and f"pipe:[{pipe}]" not in pipes:
+            yield node, mount
+
+
+def nested_overlays(graph: MountGraph) -> Found:
+    """
+    O1: an overlay that is not the root.
+
+    CRIU mounts it with the options that were shown, in its own mount namespace, where their paths
+    are others or none (criu/mount-v2.c, `do_new_mount_v2()`).
+    """
+    for node, mount in graph.of_type("overlay"):
+        if mount.mountpoint != ROOT:
+            yield node, mount
+
+
+def tmpfs_of_host(graph: MountGraph, host: MountTree) -> Found:
+    """
+    F10: a whole tmpfs that is mounted on the host too.
 
     CRIU copies its content into the images, and restores a tmpfs that is cut off from the host's.
     """
-    whole = mount.root == ROOT and mount.fstype == "tmpfs"
-    on_host = whole and any(other.dev == mount.dev for other in host.mounts)
-    return on_host and not _settled(graph, mount, externals)
+    devices = host.devices
+    for node, mount in graph.of_type("tmpfs"):
+        if mount.root == ROOT and mount.mountpoint != ROOT and mount.dev in devices:
+            yield node, mount
 
 
-def unreachable_master(graph: MountGraph, mount: Mount, externals: Externals = NONE) -> bool:
-    """
-    S1: the mount receives from a peer group that has no member in the container.
-
-    It is reachable through a wider mount of the same superblock with the same master that is
-    external or the root, because CRIU then takes the master from what is given for that one.
-    """
-    if not mount.master or mount.master in graph.groups():
-        return False
-    return not any(
-        other.master == mount.master and (node in externals or other is graph.root)
-        for node, other in graph.wider(mount)
-    )
+def unreachable_masters(graph: MountGraph) -> Found:
+    """S1: a mount that receives from a peer group which has no member in the container."""
+    groups = graph.groups()
+    for node, mount in graph.slaves():
+        if mount.master not in groups and mount.mountpoint != ROOT:
+            yield node, mount

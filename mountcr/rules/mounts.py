@@ -1,77 +1,224 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicates about the mount table, the root file system and open files of the container."""
+"""Predicates about mount tables: what CRIU cannot read, has no source for, or cannot restore."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
-from mountcr.graph.tree import MountTree
+from mountcr import paths
+from mountcr.graph import Node
+from mountcr.graph.superblock import bare_root
 from mountcr.mountinfo import format_line
-from mountcr.paths import ROOT, KPath
-from mountcr.planning.descriptors import inherited, lonely_pipes
-from mountcr.planning.rootfs import holders
+from mountcr.paths import ROOT
+from mountcr.planning.given import criu_bytes, dropped, orphans
 from mountcr.rules import Found, conditions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mountcr.graph import MountGraph
-    from mountcr.model import Mount
+    from mountcr.graph.coverage import Coverage
+    from mountcr.graph.tree import MountTree
+    from mountcr.model import Mount, MountNamespace
     from mountcr.rules import Context
 
-__all__ = ["PREDICATES"]
+__all__ = ["PREDICATES", "autofs", "graph_of", "refused", "remade"]
+
+
+def graph_of(context: Context) -> MountGraph:
+    """Give the graph, which is there where a condition is asked."""
+    assert context.graph is not None  # for the type checkers
+    return context.graph
+
+
+# --- Parsing and the tree -------------------------------------------------------------------------
 
 _LINE_LIMIT: Final = 4095
 """CRIU reads mountinfo with a buffer of 4096 bytes, the newline and a NUL included."""
 
+_SHORT_FIELDS: Final = 512
+"""More than what the fields of a line have together that are never long."""
+
+_NEWLINE: Final = r"\012"
+
 
 def _long_line(context: Context) -> Iterator[Found]:
-    """P1."""
-    for mount in _mounts(context):
+    """P1: with autodetection CRIU reads the mount table of its own namespace too."""
+    for namespace in context.graph.namespaces if context.graph else ():
+        yield from _too_long(namespace.mounts, "")
+    if context.given.autodetect:
+        yield from _too_long(
+            context.host.mounts, " of the host, which --external mnt[] makes CRIU read,"
+        )
+
+
+def _too_long(mounts: Iterable[Mount], whose: str) -> Iterator[Found]:
+    for mount in mounts:
+        characters = len(mount.super_options) + len(mount.mountpoint) + len(mount.root)
+        # no character is spelled with more than four bytes
+        if 4 * (characters + len(mount.source or "")) + _SHORT_FIELDS <= _LINE_LIMIT:
+            continue
         length = len(format_line(mount)) + 1
         if length > _LINE_LIMIT:
-            yield Found(mount.mountpoint, f"its line in mountinfo has {length} bytes")
+            yield Found(mount.mountpoint, f"its line in mountinfo{whose} has {length} bytes")
 
 
-def _mounts(context: Context) -> Iterator[Mount]:
-    if context.graph:
-        for _, mount in context.graph.nodes():
-            yield mount
+_FIELDS: Final = ("shared:", "master:", "propagate_from:")
 
 
-def _refused(
-    condition: Callable[[MountGraph, Mount, conditions.Externals], bool],
+def _unknown_field(context: Context) -> Iterator[Found]:
+    """P2."""
+    if context.graph is None:
+        return
+    for _, mount in context.graph.tagged():
+        for field in mount.optional:
+            if not field.startswith(_FIELDS) and field != "unbindable":
+                yield Found(mount.mountpoint, f"[{field}]")
+
+
+def _newline(context: Context) -> Iterator[Found]:
+    r"""
+    P3: CRIU undoes only some escapes (criu/proc_parse.c, `cure_path()`), and `\012` is none.
+
+    A newline in the root of a mount is no harm if the mount is external on its own, or if it is
+    in the root of all that the mount could be bound from.
+    """
+    if context.graph is None:
+        return
+    for namespace in context.graph.namespaces:
+        for mount in namespace.mounts:
+            if _NEWLINE in mount.mountpoint:
+                yield Found(mount.mountpoint, "a newline in the mountpoint")
+            elif _NEWLINE in mount.root and not _is_external(context, namespace, mount):
+                root = bare_root(mount)
+                wider = (bare_root(other) for _, other in context.graph.wider(mount))
+                if any(_NEWLINE in paths.relative_to(root, each) for each in wider):
+                    yield Found(mount.mountpoint, f"a newline in its root {mount.root}")
+
+
+def _is_external(context: Context, namespace: MountNamespace, mount: Mount) -> bool:
+    return Node(namespace.id, mount.id) in context.coverage.externals
+
+
+def _aufs_without_branches(context: Context) -> Iterator[Found]:
+    """P4."""
+    if context.graph is None:
+        return
+    for _, mount in context.graph.of_type("aufs"):
+        if mount.mountpoint == ROOT and not re.search(r"(^|,)si=", mount.super_options):
+            yield Found(mount.mountpoint, "no si= in its options")
+
+
+def _orphans(context: Context) -> Iterator[Found]:
+    """T1."""
+    if context.graph is None:
+        return
+    for namespace in context.facts.namespaces:
+        for mount in orphans(namespace, context.given):
+            yield Found(mount.mountpoint, f"its parent {mount.parent} is left out")
+
+
+def _no_root(context: Context) -> Iterator[Found]:
+    """T2."""
+    if context.graph is None:
+        return
+    for namespace in context.facts.namespaces:
+        if len(list(dropped(namespace, context.given))) == len(namespace.mounts):
+            yield Found(ROOT, f"every mount of mnt:[{namespace.id}] is left out")
+
+
+# --- Externals ------------------------------------------------------------------------------------
+
+
+def refused(
+    condition: Callable[[Context], Iterable[tuple[Node, Mount]]],
     detail: Callable[[Mount], str],
+    settled: Callable[[Coverage, Mount], bool] = conditions.settled,
+    *,
+    enabled: bool = False,
 ) -> Callable[[Context], Iterator[Found]]:
-    """Make a predicate of a condition on single mounts of the root task's namespace."""
+    """
+    Make a predicate of a condition on single mounts of the root task's namespace.
+
+    With `enabled` what the user told CRIU to mount is cured.
+    """
 
     def predicate(context: Context) -> Iterator[Found]:
         if context.graph is None:
             return
         root = context.graph.namespaces[0].id
-        for _, mount, namespace in conditions.checked(context.graph):
-            if namespace.id == root and condition(context.graph, mount, context.nodes):
-                yield Found(mount.mountpoint, detail(mount))
+        for node, mount in condition(context):
+            if node.namespace == root and not settled(context.coverage, mount):
+                cured = enabled and context.given.enables(mount)
+                yield Found(mount.mountpoint, detail(mount), cured=cured)
 
     return predicate
 
 
+def _improper(context: Context) -> Iterator[tuple[Node, Mount]]:
+    own = conditions.own_cgroups(context.facts)
+    return conditions.improper_roots(graph_of(context), own_cgroups=own)
+
+
+def autofs(context: Context) -> Iterator[tuple[Node, Mount]]:
+    """Give the mounts of C6."""
+    return conditions.foreign_autofs(graph_of(context), conditions.own_pipes(context.facts))
+
+
+def _keys(context: Context) -> Iterator[Found]:
+    """E1: of a dump; in a restore a key is a name."""
+    if context.graph is None or context.target is not None:
+        return
+    keys = context.given.keys()
+    if not keys:
+        return
+    here = {criu_bytes(mount.mountpoint) for mount in context.graph.tree.mounts}
+    used = {word for key, word in keys.items() if key in here}
+    for word in dict.fromkeys(keys.values()):
+        if word not in used:
+            yield Found(paths.encode(word), "no mount of the container is at this mountpoint")
+
+
 def _nested(context: Context) -> Iterator[Found]:
     """E2: what cannot be cured by a key, because the mount is in a nested namespace."""
-    if context.graph is None:
+    graph = context.graph
+    if graph is None or len(graph.namespaces) == 1:
         return
-    root = context.graph.namespaces[0].id
-    conditions_of_a_key = (
-        conditions.unsupported,
-        conditions.improper_root,
-        conditions.foreign_fuse,
-        conditions.unreachable_master,
-    )
-    for _, mount, namespace in conditions.checked(context.graph):
-        if namespace.id == root:
-            continue
-        if any(each(context.graph, mount, context.nodes) for each in conditions_of_a_key):
-            yield Found(mount.mountpoint, f"{mount.fstype} in the namespace of pid {namespace.pid}")
+    pids = {namespace.id: namespace.pid for namespace in graph.namespaces[1:]}
+    concerned: dict[Node, tuple[Mount, bool]] = {}
+    for (node, mount), settled, enabled in _refused_anywhere(context, graph):
+        if node.namespace in pids and not settled(context.coverage, mount):
+            _, others_cured = concerned.get(node, (mount, True))
+            cured = enabled and context.given.enables(mount)
+            concerned[node] = (mount, cured and others_cured)
+    for node, (mount, cured) in concerned.items():
+        where = f"{mount.fstype} in the namespace of pid {pids[node.namespace]}"
+        yield Found(mount.mountpoint, where, cured=cured)
+
+
+def _refused_anywhere(
+    context: Context, graph: MountGraph
+) -> Iterator[tuple[tuple[Node, Mount], Callable[[Coverage, Mount], bool], bool]]:
+    """Give what needs to be external, what settles it, and whether CRIU can be told to mount it."""
+    for each in conditions.unsupported(graph):
+        yield each, conditions.settled, True
+    for found in (
+        _improper(context),
+        conditions.foreign_fuse(graph),
+        autofs(context),
+    ):
+        for each in found:
+            yield each, conditions.settled, False
+    for each in conditions.unreachable_masters(graph):
+        yield each, conditions.master_settled, False
+
+
+def _colons(context: Context) -> Iterator[Found]:
+    """E3."""
+    for external in context.externals:
+        if ":" in external.mountpoint or ":" in external.key:
+            yield Found(external.mountpoint, f"mnt[{external.mountpoint}]:{external.key}")
 
 
 def _stacked(context: Context) -> Iterator[Found]:
@@ -84,140 +231,92 @@ def _stacked(context: Context) -> Iterator[Found]:
             yield Found(mountpoint, f"{len(here)} mounts are stacked there")
 
 
-def _copied_tmpfs(context: Context) -> Iterator[Found]:
-    """F5."""
-    if context.graph is None:
+def _autodetection(context: Context) -> Iterator[Found]:
+    """E5."""
+    if context.given.autodetect:
+        yield Found("mnt[]", "CRIU looks in its own namespace for what is mounted here too")
+
+
+def _sourceless(context: Context) -> Iterator[Found]:
+    """E6: of a dump; in a restore that is M3."""
+    if context.target is None:
+        for external in context.externals:
+            if external.source is None and external.fstype != "overlay":  # that is O1
+                yield Found(external.mountpoint, f"no path of this host leads to {external.fstype}")
+
+
+# --- Sharing --------------------------------------------------------------------------------------
+
+
+def _unlike_children(context: Context) -> Iterator[Found]:
+    """S3: CRIU looks for the children of a mount at its peers (criu/mount.c)."""
+    graph = context.graph
+    if graph is None:
         return
-    origin = MountTree(context.facts.host.mounts)
-    for _, mount, _ in conditions.checked(context.graph):
-        if conditions.tmpfs_of_host(context.graph, origin, mount, context.nodes):
-            yield Found(mount.mountpoint, f"tmpfs {mount.dev}")
+    for members in graph.groups().values():
+        if len(members) == 1:
+            continue
+        seen: dict[str, tuple[int, str]] = {}
+        for node in members:
+            parent = graph.mount(node)
+            for child in graph.trees[node.namespace].children(parent):
+                place = paths.rebase(child.mountpoint, parent.mountpoint, bare_root(parent))
+                shown = (graph.superblock_of(child), bare_root(child))
+                if seen.setdefault(place, shown) != shown:
+                    what = f"{child.fstype} {child.dev} {child.root}"
+                    yield Found(child.mountpoint, f"a peer of its parent has another than {what}")
 
 
-def _lonely_pipes(context: Context) -> Iterator[Found]:
-    """L7: pipes that are no standard stream, which are given back."""
-    lonely = lonely_pipes(context.facts)
-    given = {each.key for each in inherited(context.facts)}
-    for task in context.facts.tasks:
-        for file in task.files:
-            if file.shown in lonely and file.shown not in given:
-                yield Found(file.shown, f"descriptor {file.fd} of pid {task.pid}")
-
-
-def _shares_mounts(context: Context) -> Iterator[Found]:
-    """M9."""
-    if context.facts.shares_mounts:
-        yield Found("/", f"mnt:[{context.facts.host.namespaces['mnt']}]")
-
-
-def _foreign_files(context: Context) -> Iterator[Found]:
-    """L0: every file that leads out and is not declared; pipes are no file of a mount."""
-    if context.facts.shares_mounts:
+def _twins(context: Context) -> Iterator[Found]:
+    """V1."""
+    graph = context.graph
+    if graph is None:
         return
-    given = {each.key for each in context.inherited}
-    for each in inherited(context.facts):
-        if not each.key.startswith("pipe:") and each.key not in given:
-            yield Found(each.shown, f"descriptor {each.fd} of pid {each.pid}, {each.key}")
+    for tree in graph.trees.values():
+        yield from _twins_of(tree)
 
 
-def _outside_peers(context: Context) -> Iterator[Found]:
-    """F1."""
-    if context.graph is None:
-        return
-    on_host = {mount.shared for mount in context.facts.host.mounts if mount.shared}
-    ours = context.facts.host.namespaces.get("mnt")
-    if ours and ours == context.graph.namespaces[0].id:
-        return
-    for mount in context.graph.tree.mounts:
-        if mount.shared in on_host:
-            yield Found(mount.mountpoint, f"shared:{mount.shared}")
+def _twins_of(tree: MountTree) -> Iterator[Found]:
+    seen: dict[tuple[int, str], int] = {}
+    for mount in tree.mounts:
+        key = (mount.parent, mount.mountpoint)
+        first = seen.setdefault(key, mount.id)
+        if first != mount.id and mount is not tree.root:
+            yield Found(mount.mountpoint, f"{first} and {mount.id} are both on {mount.parent}")
 
 
-def _root_master(context: Context) -> Iterator[Found]:
-    """F2."""
-    root = context.graph.root if context.graph else None
-    if root is None or context.graph is None or context.choices.root_at:
-        return
-    if root.master and root.master not in context.graph.groups():
-        yield Found(root.mountpoint, f"master:{root.master}")
-
-
-def _disagreement(context: Context) -> Iterator[Found]:
-    """M4: only where the engine's rootfs is a mount of this host, and not the task's root."""
-    recorded = context.facts.container.rootfs
-    root = context.graph.root if context.graph else None
-    if recorded is None or root is None:
-        return
-    mounted = context.host.lies_on(recorded)
-    if mounted and mounted.mountpoint == recorded and mounted.dev != root.dev:
-        yield Found(
-            recorded,
-            f"the engine's rootfs is {mounted.fstype} {mounted.dev}, "
-            f"the task's root is {root.fstype} {root.dev}",
-        )
-
-
-def _unknown_layers(context: Context) -> Iterator[Found]:
-    """M6: layers that are relative to a directory nobody recorded, or no stack at all."""
-    stack = context.stack
-    if context.facts.shares_mounts:
-        return
-    if stack is None:
-        root = context.graph.root if context.graph else None
-        shown = f"{root.fstype} {root.source or ''}".strip() if root else "no root mount"
-        yield Found("/", shown)
-        return
-    for layer in (*stack.directories, *stack.data):
-        if not layer.startswith("/"):
-            yield Found(layer, "the layer path is not absolute")
-
-
-def _upper_in_use(context: Context) -> Iterator[Found]:
-    """
-    M2: at restore, another stack on this host with our upper, or ours in another namespace.
-
-    A mount of the host that other namespaces have a copy of is no second mount, and is bound; but
-    what is somebody's root is a container that runs.
-    """
-    stack, target = context.stack, context.target
-    if stack is None or target is None or context.choices.upper or context.choices.readonly:
-        return
-    for mount, other in holders(stack, context.host.mounts):
-        if other.lowers != stack.lowers:
-            yield Found(KPath(str(stack.upper)), f"mounted at {mount.mountpoint} with other layers")
-    ours = {mount.dev for mount, _ in holders(stack, context.host.mounts)}
-    for namespace in target.elsewhere:
-        for mount, _ in holders(stack, namespace.mounts):
-            if mount.dev in ours and mount.mountpoint != ROOT:
-                continue
-            where = f"pid {namespace.pid} has it mounted at {mount.mountpoint}"
-            yield Found(KPath(str(stack.upper)), where)
-
-
-def _unseen(context: Context) -> Iterator[Found]:
-    """M8."""
-    for each in context.facts.unseen:
-        yield Found(each.what, each.why)
+def remade(context: Context) -> Iterator[Mount]:
+    """Give the binds of what is unlinked that CRIU makes again: those that are not external."""
+    for namespace in context.graph.namespaces if context.graph else ():
+        for mount in namespace.mounts:
+            if mount.root.endswith("//deleted") and not _is_external(context, namespace, mount):
+                yield mount
 
 
 PREDICATES: Final = {
     "P1": _long_line,
-    "V3": _refused(conditions.unsupported, lambda mount: f"{mount.fstype} {mount.dev}, whole"),
-    "V4": _refused(
-        conditions.improper_root, lambda mount: f"{mount.root} of {mount.fstype} {mount.dev}"
+    "P2": _unknown_field,
+    "P3": _newline,
+    "P4": _aufs_without_branches,
+    "T1": _orphans,
+    "T2": _no_root,
+    "V1": _twins,
+    "V3": refused(
+        lambda context: conditions.unsupported(graph_of(context)),
+        lambda mount: f"{mount.fstype} {mount.dev}, whole",
+        enabled=True,
     ),
-    "S1": _refused(conditions.unreachable_master, lambda mount: f"master:{mount.master}"),
-    "C1": _refused(conditions.foreign_fuse, lambda mount: mount.fstype),
+    "V4": refused(_improper, lambda mount: f"{mount.root} of {mount.fstype} {mount.dev}"),
+    "S1": refused(
+        lambda context: conditions.unreachable_masters(graph_of(context)),
+        lambda mount: f"master:{mount.master}",
+        conditions.master_settled,
+    ),
+    "S3": _unlike_children,
+    "E1": _keys,
     "E2": _nested,
+    "E3": _colons,
     "E4": _stacked,
-    "L0": _foreign_files,
-    "L7": _lonely_pipes,
-    "F1": _outside_peers,
-    "F2": _root_master,
-    "F5": _copied_tmpfs,
-    "M2": _upper_in_use,
-    "M4": _disagreement,
-    "M6": _unknown_layers,
-    "M8": _unseen,
-    "M9": _shares_mounts,
+    "E5": _autodetection,
+    "E6": _sourceless,
 }

@@ -6,10 +6,15 @@ from __future__ import annotations
 import functools
 import pkgutil
 import tomllib
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mountcr.model import Severity
+from mountcr.rules.versions import within
+
+if TYPE_CHECKING:
+    from mountcr.model import Host
 
 __all__ = ["Rule", "table"]
 
@@ -24,6 +29,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     message: str = ""
     since: str = ""
     until: str = ""
+    kernel_since: str = ""
+    kernel_until: str = ""
+
+    def applies(self, host: Host) -> bool:
+        """Tell whether the CRIU and the kernel of a host behave so; what is unknown may do."""
+        criu = host.criu.version if host.criu else ""
+        kernel = host.capabilities.kernel if host.capabilities else ""
+        return within(criu, self.since, self.until) and within(
+            kernel, self.kernel_since, self.kernel_until
+        )
 
 
 @functools.cache

@@ -6,15 +6,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr.model import InodeType
+from mountcr.planning.unions import directories_on_host
+from mountcr.rules import Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mountcr.model import TargetFile
+    from mountcr.model import PathStat, TargetFile
     from mountcr.planning.files import NamedFile
     from mountcr.rules import Context
-
-from mountcr.rules import Found
 
 __all__ = ["PREDICATES"]
 
@@ -25,9 +25,16 @@ def _layers(context: Context) -> Iterator[Found]:
         return
     wanted = context.stack.directories + context.stack.data
     for number, layer in enumerate(wanted, 1):
-        stat = context.target.layers.get(layer)
-        if stat is None or stat.type is not InodeType.DIRECTORY:
+        if not _is_directory(context.target.layers.get(layer)):
             yield Found(layer, f"layer {number} of {len(wanted)}, top first")
+    for external in context.externals:
+        for layer in directories_on_host(external):
+            if not _is_directory(context.target.layers.get(layer)):
+                yield Found(layer, f"a directory of the overlay at {external.mountpoint}")
+
+
+def _is_directory(stat: PathStat | None) -> bool:
+    return stat is not None and stat.type is InodeType.DIRECTORY
 
 
 def _sources(context: Context) -> Iterator[Found]:
@@ -36,6 +43,8 @@ def _sources(context: Context) -> Iterator[Found]:
         return
     for external in context.externals:
         source = external.source
+        if external.stack is not None:
+            continue  # it is assembled from directories, which rule M1 is about
         if source is None:
             yield Found(external.mountpoint, f"no path of this host leads to the {external.fstype}")
             continue
@@ -94,17 +103,28 @@ def _mode(context: Context, file: NamedFile, now: TargetFile) -> str:
     return f"mode 0{now.stat.mode:o}, it had 0{file.mode:o}"
 
 
+def _build_id(context: Context, file: NamedFile, now: TargetFile) -> str:
+    """R10: CRIU looks at the build-id where size is as it was."""
+    if not file.build_id or not now.build_id or _size(context, file, now):
+        return ""
+    if file.size is None or file.build_id == now.build_id:
+        return ""
+    return f"build-id {now.build_id[:12]}…, it was {file.build_id[:12]}…"
+
+
 def _content(context: Context, file: NamedFile, now: TargetFile) -> str:
-    """M5: said only where the size does not say it already."""
+    """M5: said only where the size or the build-id does not say it already."""
     if not file.digest or not now.digest or file.digest == now.digest:
         return ""
-    if context.choices.allow_changed or _size(context, file, now):
+    if _size(context, file, now) or _build_id(context, file, now):
+        return ""
+    if context.choices.allow_changed:
         return ""
     return f"SHA-256 {now.digest[:12]}…, it was {file.digest[:12]}…"
 
 
 def _private_sources(context: Context) -> Iterator[Found]:
-    """F3: a slave that CRIU restores as one, of a peer group that ends with the restore."""
+    """F2: a slave that CRIU restores as one, of a peer group that ends with the restore."""
     if context.target is None or context.graph is None:
         return
     masters = {mount.mountpoint: mount.master for mount in context.graph.tree.mounts}
@@ -119,10 +139,11 @@ def _private_sources(context: Context) -> Iterator[Found]:
 PREDICATES: Final = {
     "M1": _layers,
     "M3": _sources,
-    "F3": _private_sources,
+    "F2": _private_sources,
     "R4": _mountpoints,
     "R8": _files(_size),
     "R9": _files(_mode),
+    "R10": _files(_build_id),
     "M5": _files(_content),
     "M7": _files(_missing),
 }

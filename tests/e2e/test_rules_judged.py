@@ -81,7 +81,7 @@ def test_v3(place: Place) -> None:
 
 
 def test_s1(place: Place) -> None:
-    """S1: a slave of a peer group outside. Of a tmpfs, so that V4 does not come first."""
+    """S1: a slave of a peer group outside. Of a tmpfs, so that it is no V4 too."""
     place.mount_overlay()
     place.mount("tmpfs", place.directory("outside"))
     place.bind(place.top / "outside", place.top / "outside", "shared")

@@ -14,7 +14,7 @@ from mountcr.graph import MountGraph
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts, syscalls
 from mountcr.model import Mount, MountNamespace
-from mountcr.observation.files import mount_id
+from mountcr.observation.fdinfo import mount_id
 from mountcr.paths import KPath, decode, encode, is_beneath, join
 from scratch import HOSTILE, directories, mounted, tmpfs
 

@@ -14,6 +14,7 @@ import pytest
 from mountcr.kernel import mounts, syscalls
 from mountcr.model import InodeType
 from mountcr.observation.namespaces import observe_namespace, observe_namespaces
+from mountcr.observation.places import Places
 from mountcr.observation.tasks import task
 from mountcr.paths import KPath, decode, encode, join
 from scratch import HOSTILE, directories, tmpfs
@@ -138,7 +139,8 @@ def test_each_namespace_is_observed_once(tmp_path: Path) -> None:
             syscalls.setns(fd, syscalls.CLONE_NEWNS)
 
         with sleeper(join_first, own=False) as third:
-            tasks = tuple(task(pid)[0] for pid in (first, second, third))
+            with Places() as places:
+                tasks = tuple(task(pid, places)[0] for pid in (first, second, third))
             found = observe_namespaces(tasks)
     assert [each.pid for each in found] == [first, second]
     assert found[0].id == tasks[0].namespaces["mnt"] == tasks[2].namespaces["mnt"]
@@ -148,8 +150,8 @@ def test_each_namespace_is_observed_once(tmp_path: Path) -> None:
 
 def test_a_task_that_has_ended() -> None:
     """An OSError, as the kernel says it."""
-    with sleeper(lambda: None) as pid:
-        seen, _ = task(pid)
+    with sleeper(lambda: None) as pid, Places() as places:
+        seen, _ = task(pid, places)
     with pytest.raises(OSError, match=str(pid)):
         observe_namespaces((seen,))
 

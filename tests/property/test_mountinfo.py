@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mountcr import paths
-from mountcr.errors import DocumentError
+from mountcr.errors import PlanError
 from mountcr.model import Mount
 from mountcr.mountinfo import format_line, format_table, parse_line, parse_table
 
@@ -87,6 +87,6 @@ def test_a_mountpoint_means_the_bytes_that_were_mounted_on(raw: bytes) -> None:
 
 @given(st.binary(max_size=80))
 def test_other_bytes_are_refused_by_one_error(line: bytes) -> None:
-    """Nothing but DocumentError comes out of bytes that are no line."""
-    with contextlib.suppress(DocumentError):
+    """Nothing but PlanError comes out of bytes that are no line."""
+    with contextlib.suppress(PlanError):
         parse_line(line)

@@ -33,14 +33,14 @@ def test_the_order_of_lines_does_not_matter(mounts: list[Mount]) -> None:
     for mount in mounts:
         assert ours.lies_on(mount.mountpoint) == theirs.lies_on(mount.mountpoint)
         assert ours.hidden(mount) == theirs.hidden(mount)
-    assert {each.id for each in theirs.order()} == {each.id for each in mounts}
+    assert {each.id for each in theirs.walk()} == {each.id for each in mounts}
 
 
 @given(tables())
 def test_order_is_a_topological_one(mounts: list[Mount]) -> None:
     """Every mount once, none before its parent, also from a table that is upside down."""
     tree = MountTree(reversed(mounts))
-    order = tree.order()
+    order = list(tree.walk())
     assert sorted(each.id for each in order) == [each.id for each in mounts]
     seen: set[int] = set()
     for mount in order:

@@ -13,7 +13,8 @@ from mountcr import paths
 from mountcr.graph import MountGraph
 from mountcr.graph.tree import MountTree
 from mountcr.model import InodeType
-from mountcr.planning.externals import choose_externals, external_nodes
+from mountcr.planning.externals import choose_externals, external_nodes, given_nodes
+from mountcr.planning.given import Given, parse_given
 
 if TYPE_CHECKING:
     from mountcr.model import Mount
@@ -28,11 +29,20 @@ HOST = """
 
 
 def externals(
-    mounts: tuple[Mount, ...], host: tuple[Mount, ...], *, cgroup_namespace: bool = False
+    mounts: tuple[Mount, ...],
+    host: tuple[Mount, ...],
+    *,
+    cgroup_namespace: bool = False,
+    given: Given | None = None,
 ) -> tuple[External, ...]:
-    """The externals of a container with these mounts."""
-    graph = MountGraph([builders.namespace(mounts)])
-    return choose_externals(graph, MountTree(host), cgroup_namespace=cgroup_namespace)
+    """The externals of a container with these mounts, one task of which reads from pipe 77."""
+    return choose_externals(
+        MountGraph([builders.namespace(mounts)]),
+        MountTree(host),
+        cgroup_namespace=cgroup_namespace,
+        own_pipes={"pipe:[77]"},
+        given=given,
+    )
 
 
 def of(*lines: str, root: str = ROOT, cgroup_namespace: bool = False) -> dict[str, str | None]:
@@ -75,8 +85,8 @@ def test_recorded_containers(name: str, expected: set[str]) -> None:
     found = externals(builders.recorded(name), builders.recorded(f"{name}.host"))
     assert {each.mountpoint for each in found} == expected
     for each in found:
-        assert each.key == each.mountpoint
         assert each.because
+    assert len({each.key for each in found}) == len(expected)
 
 
 ENGINES = [
@@ -131,13 +141,21 @@ def test_recorded_control_groups_in_a_namespace_of_their_own() -> None:
         ("11 10 8:9 / /x rw - xfs /dev/sdi1 rw", None),
         ("11 10 0:70 / /x rw - fuse.sshfs far rw,user_id=0", None),
         ("11 10 0:99 / /x rw - tmpfs shm rw", "/run/shm"),
+        ("11 10 0:70 / /x rw - nfs4 far:/vol rw,vers=4.2", None),
+        ("11 10 0:70 /sub /x rw - nfs4 far:/vol rw,vers=4.2", None),
         ("11 10 0:71 / /x rw master:5 - tmpfs t rw", None),
+        ("11 10 0:71 / /x rw shared:6 master:5 - tmpfs t rw", None),
+        ("11 10 8:1 /srv/vol /x rw shared:1 - ext4 /dev/sda1 rw", "/srv/vol"),
+        ("11 10 8:1 /srv/vol /x rw master:1 - ext4 /dev/sda1 rw", "/srv/vol"),
+        ("11 10 0:75 / /x rw - autofs a rw,fd=5,pipe_ino=78", None),
+        ("11 10 0:74 / /x rw - overlay overlay rw,lowerdir=/p:/q", None),
         ("11 10 0:4 net:[4026531840] /x rw - nsfs nsfs rw", None),
     ],
 )
 def test_what_needs_to_be_external(line: str, source: str | None) -> None:
     """
-    A part of a file system, a whole one that CRIU cannot mount, FUSE, a tmpfs of the host, a slave.
+    A part of a file system, a whole one that CRIU cannot mount, FUSE, NFS, a tmpfs of the host, a
+    slave, a shared bind of the host, an autofs whose daemon is outside, an overlay.
 
     The source is a path of the host, or none where no path leads there.
     """
@@ -153,7 +171,7 @@ def test_what_needs_to_be_external(line: str, source: str | None) -> None:
         "11 10 0:50 /etc /etc2 rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w",
         "11 10 0:72 / /sys rw - sysfs sysfs rw",
         "11 10 0:73 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
-        "11 10 0:74 / /union rw - overlay overlay rw,lowerdir=/p:/q",
+        "11 10 0:75 / /auto rw - autofs a rw,fd=5,pipe_ino=77",
     ],
 )
 def test_what_criu_brings_back_itself(line: str) -> None:
@@ -176,6 +194,130 @@ def test_a_bind_inside_a_whole_file_system_needs_none() -> None:
     assert of(
         "11 10 8:3 /sub /b rw - ext4 /dev/sdc1 rw", "12 10 8:3 / /a rw - ext4 /dev/sdc1 rw"
     ) == {"/a": "/whole"}
+
+
+def test_masked_files_and_parts_of_proc() -> None:
+    """
+    A runtime masks by its own null device, or by the host's, which is external; not by more.
+
+    What it makes read-only of the container's own proc follows from that.
+    """
+    found = of(
+        "11 10 0:60 / /proc rw - proc proc rw",
+        "12 11 0:60 /sys /proc/sys ro - proc proc rw",
+        "13 11 0:61 / /proc/acpi ro - tmpfs tmpfs ro",
+        "14 11 0:6 /null /proc/kcore rw - devtmpfs devtmpfs rw",
+        "15 11 0:6 /null /proc/keys rw - devtmpfs devtmpfs rw",
+    )
+    assert set(found) == {"/proc/kcore"}
+
+
+def test_device_nodes_bound_one_by_one() -> None:
+    """In a user namespace a runtime binds the host's nodes, each of which is external."""
+    names = ("null", "zero", "full", "random", "urandom", "tty")
+    lines = [
+        f"{number} 11 0:6 /{name} /dev/{name} rw - devtmpfs devtmpfs rw"
+        for number, name in enumerate(names, 12)
+    ]
+    found = of("11 10 0:61 / /dev rw - tmpfs tmpfs rw", *lines)
+    assert set(found) == {f"/dev/{name}" for name in names}
+
+
+def test_a_slave_settles_what_shows_the_same() -> None:
+    """Of two mounts with one root the slave is external, because that settles both."""
+    found = of(
+        "11 10 8:1 /srv/vol /a rw - ext4 /dev/sda1 rw",
+        "12 10 8:1 /srv/vol /b rw master:1 - ext4 /dev/sda1 rw",
+    )
+    assert set(found) == {"/b"}
+
+
+def test_a_tmpfs_of_the_host_that_is_stacked() -> None:
+    """CRIU cannot be told of one mount of a stack, so the others of it are not external either."""
+    found = of(
+        "11 10 0:99 / /a rw - tmpfs shm rw",
+        "12 11 0:71 / /a rw - tmpfs t rw",
+        "13 12 0:99 / /a/x rw - tmpfs shm rw",
+    )
+    assert found == {}
+
+
+def test_what_lies_below_its_own_external() -> None:
+    """CRIU makes a mount before what is on it, so it cannot be bound from there."""
+    found = of(
+        "11 10 8:1 /srv /a rw - ext4 /dev/sda1 rw",
+        "12 11 8:1 /srv /a/x rw master:1 - ext4 /dev/sda1 rw",
+    )
+    assert set(found) == {"/a", "/a/x"}
+
+
+def told(line: str, *words: str) -> set[str]:
+    """Mountpoints of the externals where the user gave CRIU some words."""
+    mounts = builders.table(f"{ROOT}\n{line}")
+    found = externals(mounts, builders.table(HOST), given=parse_given(words))
+    return {each.mountpoint for each in found}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--enable-fs", "xfs"),
+        ("--enable-fs=ext4,xfs",),
+        ("--enable-fs", "all"),
+        ("--external", "dev[8/9]:disk"),
+        ("--external", "mnt[/x]:mine"),
+        ("-M/x:mine",),
+        ("--ext-mount-map", "/x:mine"),
+    ],
+)
+def test_what_the_user_told_criu_is_not_told_again(words: tuple[str, ...]) -> None:
+    """Nor is it looked at as external, unless by its key."""
+    line = "11 10 8:9 / /x rw - xfs /dev/sdi1 rw"
+    assert told(line) == {"/x"}
+    assert told(line, *words) == set()
+
+
+@pytest.mark.parametrize(
+    "words", [("--enable-fs", "ext4"), ("--external", "mnt[/x/]:y"), ("--external", "mnt[]")]
+)
+def test_words_that_say_nothing_of_a_mount(words: tuple[str, ...]) -> None:
+    """Another type, another key, and autodetection, in whose place a key comes back anywhere."""
+    assert told("11 10 8:9 / /x rw - xfs /dev/sdi1 rw", *words) == {"/x"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "expected"),
+    [
+        ("11 10 8:1 /srv /x rw - ext4 /dev/sda1 rw", ("mnt[]",), True),
+        ("11 10 8:3 /sub /x rw - ext4 /dev/sdc1 rw", ("mnt[]",), True),
+        ("11 10 8:9 / /x rw - xfs /dev/sdi1 rw", ("mnt[]",), False),
+        ("11 10 8:1 /srv /x rw - ext4 /dev/sda1 rw,errors=panic", ("mnt[]",), False),
+        ("11 10 8:1 /srv /x rw master:1 - ext4 /dev/sda1 rw", ("mnt[]",), False),
+        ("11 10 8:1 /srv /x rw master:1 - ext4 /dev/sda1 rw", ("mnt[]:m",), True),
+        ("11 10 8:1 /srv /x rw master:9 - ext4 /dev/sda1 rw", ("mnt[]:m",), False),
+        ("11 10 8:1 /srv /x rw shared:1 - ext4 /dev/sda1 rw", ("mnt[]:m",), False),
+        ("11 10 8:1 /srv /x rw shared:1 - ext4 /dev/sda1 rw", ("mnt[]:s",), True),
+        ("11 10 8:1 /srv /x rw shared:2 master:1 - ext4 /dev/sda1 rw", ("mnt[]:ms",), False),
+        (
+            "11 10 8:1 /srv /x rw shared:2 master:1 - ext4 /dev/sda1 rw",
+            ("mnt[]:m", "mnt[]:s"),
+            True,
+        ),
+        ("11 10 8:1 /srv /my\\040x rw - ext4 /dev/sda1 rw", ("mnt[/my x]:y",), True),
+        ("11 10 8:1 /srv /n\\012x rw - ext4 /dev/sda1 rw", ("mnt[/n\\012x]:y",), True),
+        ("11 10 8:1 /srv /n\\012x rw - ext4 /dev/sda1 rw", ("mnt[/n\nx]:y",), False),
+        ("11 10 8:1 /srv /a]:b rw - ext4 /dev/sda1 rw", ("mnt[/a]:b]:y",), True),
+        ("11 10 8:1 /srv /a rw - ext4 /dev/sda1 rw", ("mnt[/a]:b]:y",), True),
+    ],
+)
+def test_what_criu_takes_for_external_of_what_it_was_told(
+    line: str, words: tuple[str, ...], expected: bool
+) -> None:
+    """By a key, byte for byte; by autodetection with a match on the host, in its peer group too."""
+    graph = MountGraph([builders.namespace(f"{ROOT}\n{line}")])
+    given = parse_given([part for word in words for part in ("--external", word)])
+    found = given_nodes(graph, builders.table(HOST), given)
+    assert {node.id for node in found} == ({11} if expected else set())
 
 
 def test_other_options_are_another_superblock() -> None:

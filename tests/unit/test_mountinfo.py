@@ -7,7 +7,7 @@ import pytest
 
 import builders
 from mountcr import libmount
-from mountcr.errors import DocumentError
+from mountcr.errors import PlanError
 from mountcr.model import Mount, MountId
 from mountcr.mountinfo import format_line, format_table, parse_line, parse_table, read
 from mountcr.paths import KPath, decode
@@ -111,8 +111,8 @@ def test_readonly_is_of_the_mount() -> None:
     ],
 )
 def test_what_is_no_line_is_refused(line: bytes) -> None:
-    """A DocumentError of one line, with a hint."""
-    with pytest.raises(DocumentError) as caught:
+    """A PlanError of one line, with a hint."""
+    with pytest.raises(PlanError) as caught:
         parse_line(line)
     assert caught.value.hint
     assert "\n" not in caught.value.message
@@ -120,7 +120,7 @@ def test_what_is_no_line_is_refused(line: bytes) -> None:
 
 def test_the_bad_line_of_a_table_is_named() -> None:
     """The error says the number of the line."""
-    with pytest.raises(DocumentError, match=r"^line 2: "):
+    with pytest.raises(PlanError, match=r"^line 2: "):
         parse_table(LINE + b"\ngarbage\n" + LINE + b"\n")
 
 

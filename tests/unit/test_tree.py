@@ -73,7 +73,7 @@ def test_order_puts_parents_first() -> None:
             21 20 0:5 / /a/b rw - tmpfs t rw
         """)
     )
-    order = [mount.id for mount in tree.order()]
+    order = [mount.id for mount in tree.walk()]
     assert sorted(order) == [20, 21, 30, 31]
     for mount in tree.mounts:
         parent = tree.parent(mount)
@@ -155,5 +155,5 @@ def test_recorded_tables_hang_together(name: str) -> None:
     """In the table of a real host there is one root, and every mount hangs below it."""
     tree = MountTree(builders.recorded(name))
     assert tree.root is not None
-    assert len(tree.order()) == len(tree.mounts)
+    assert len(list(tree.walk())) == len(tree.mounts)
     assert [mount for mount in tree.mounts if tree.parent(mount) is None] == [tree.root]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What /proc/<pid>/fdinfo tells of a descriptor, see proc_pid_fdinfo(5).
+
+Lines are `key:<tab>value`; those of marks repeat and hold pairs of their own, in hexadecimal
+(fs/notify/fdinfo.c).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from mountcr.model import Mark
+
+__all__ = ["FdInfo", "mount_id", "parse", "read"]
+
+_MINOR_BITS: Final = 20
+"""Of a device number as the kernel keeps it (include/linux/kdev_t.h), unlike that of stat(2)."""
+
+
+class FdInfo(NamedTuple):
+    """One fdinfo file; what it does not tell is -1, False or empty."""
+
+    mnt_id: int
+    flags: int
+    position: int
+    locked: bool
+    tty_index: int
+    marks: tuple[Mark, ...]
+
+
+def read(path: str) -> FdInfo:
+    """Read a fdinfo file. Raises OSError."""
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return parse(file.read())
+
+
+def mount_id(fd: int) -> int:
+    """Give the id of the mount that an open descriptor of ours is on; -1 before Linux 3.15."""
+    return read(f"/proc/thread-self/fdinfo/{fd}").mnt_id
+
+
+def parse(text: str) -> FdInfo:
+    """Parse the text of a fdinfo file."""
+    found: dict[str, str] = {}
+    marks: list[Mark] = []
+    for line in text.splitlines():
+        if line.startswith(("inotify ", "fanotify ")):
+            marks.extend(_marks(line))
+            continue
+        key, _, value = line.partition(":")
+        found[key] = value.strip()
+    return FdInfo(
+        mnt_id=int(found.get("mnt_id", "-1")),
+        flags=int(found.get("flags", "0"), 8),
+        position=int(found.get("pos", "-1")),
+        locked="lock" in found,
+        tty_index=int(found.get("tty-index", "-1")),
+        marks=tuple(marks),
+    )
+
+
+def _marks(line: str) -> list[Mark]:
+    """Parse a line of a mark; that of the flags of a whole fanotify group is none."""
+    kind, *words = line.split()
+    found = {key: value for key, _, value in (word.partition(":") for word in words)}
+    if not {"ino", "mnt_id", "sdev"} & found.keys():
+        return []
+    number = int(found.get("sdev", "0"), 16)
+    return [
+        Mark(
+            kind=kind,
+            dev=f"{number >> _MINOR_BITS}:{number & ((1 << _MINOR_BITS) - 1)}",
+            ino=int(found.get("ino", "0"), 16),
+            handle=int(found.get("fhandle-type", "-1"), 16),
+            mnt_id=int(found.get("mnt_id", "-1"), 16),
+        )
+    ]
