@@ -46,6 +46,7 @@ _KERNEL_ESCAPES: Final = {
     ord("\n"): r"\012",
     ord("\\"): r"\134",
 }
+_WRITTEN_AS_ESCAPE: Final = re.compile(rb"[ \t\n\\]")
 _ESCAPE: Final = re.compile(r"\\(?:([0-7]{3})|x([0-9a-f]{2}))")
 _SURROGATE: Final = re.compile("[\udc80-\udcff]")
 _HEX: Final = re.compile(rb"\\x([0-9a-f]{2})")
@@ -67,6 +68,8 @@ def encode(path: bytes | str) -> KPath:
     '/srv/my\\040data'
     """
     raw = path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
+    if raw.isascii() and not _WRITTEN_AS_ESCAPE.search(raw):
+        return KPath(raw.decode())
     return _spell(raw.decode("utf-8", "surrogateescape").translate(_KERNEL_ESCAPES))
 
 

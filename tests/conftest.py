@@ -373,6 +373,12 @@ def _probe_libmount() -> str:
     return "libmount.so.1"
 
 
+def _probe_dot() -> str:
+    program = _find("dot")
+    _run(program, "-V")
+    return program
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "root": _probe_root,
     "overlay": _probe_overlay,
@@ -383,6 +389,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "fuse-overlayfs": _probe_fuse_overlayfs,
     "busybox": _probe_busybox,
     "libmount": _probe_libmount,
+    "dot": _probe_dot,
 }
 
 

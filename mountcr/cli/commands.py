@@ -104,15 +104,27 @@ def _plan(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="say the fact behind every choice, and what is cured"
     )
+    parser.add_argument(
+        "--as",
+        dest="dialect",
+        choices=("argv", "legacy", "conf", "rpc-json"),
+        help="print only what CRIU is told: as a command line, as one for CRIU 1.3 to 2, as a "
+        "configuration file for a runtime (annotation org.criu.config), as JSON of criu_opts",
+    )
     _rootfs_options(parser)
     _binds(parser)
     _cgroups(parser)
+    parser.set_defaults(takes_criu_options=True)
 
 
 def _graph(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "graph", "show the mounts of a container and how they hang together")
     _reference(parser, metavar="REF|FACTS|DIR")
-    parser.add_argument("--format", choices=("tree", "json"), default="tree", help="default: tree")
+    parser.add_argument(
+        "--format",
+        choices=("tree", "json", "dot", "svg", "html"),
+        help="default: tree; svg needs Graphviz, html is one page with a picture and a table",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of stdout")
 
 

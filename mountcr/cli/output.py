@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents and outlines on standard output; talk on standard error."""
+"""Documents, outlines and texts on standard output or in a file; talk on standard error."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from mountcr.render.outline import Outline
 
-__all__ = ["print_document", "print_outline", "talk", "to_json"]
+__all__ = ["print_document", "print_outline", "print_text", "talk", "to_json", "write_file"]
 
 
 def to_json(document: object) -> str:
@@ -32,6 +35,50 @@ def print_outline(outline: Outline) -> None:
         Console(highlight=False, soft_wrap=True).print(outline.tree())
     else:
         sys.stdout.write(outline.plain())
+
+
+def print_text(text: str) -> None:
+    """Print text in UTF-8, surrogate escapes as the bytes that they stand for."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+
+
+def write_file(path: str, text: str) -> None:
+    """
+    Write a file, whole or not at all; what was there before is replaced.
+
+    A file that is no regular one, as a pipe or a device, is written into. Raises OSError naming
+    the file; nothing is left beside it.
+    """
+    content = text.encode("utf-8", "surrogateescape")
+    try:
+        if _is_special(path):
+            with open(path, "wb") as file:
+                file.write(content)
+        else:
+            _replace(os.path.realpath(path), content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def _is_special(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _replace(path: str, content: bytes) -> None:
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name[:200]}.{os.getpid()}.new")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def talk(line: str) -> None:

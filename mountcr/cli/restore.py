@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import absolute, choices_of
 from mountcr.cli.output import print_document, print_outline
+from mountcr.criu.options import Kind
 from mountcr.operations.refusal import refuse
 from mountcr.operations.restore import plan_restore, restore
 from mountcr.render.plan import outline_plan
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print_document(plan)
         else:
-            print_outline(outline_plan(plan))
+            print_outline(outline_plan(plan, purpose=Kind.RESTORE))
         refuse(plan, "the restore")
         return 0
     result = restore(images, choices, stdio=arguments.stdio, via=arguments.via)

@@ -3,45 +3,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mountcr.model import InodeType, Record
-from mountcr.paths import KPath
+from mountcr.graph import Node
+from mountcr.graph.attributes import Attributes, all_attributes
+from mountcr.model import Record
+from mountcr.render.marks import Marks, propagation, shown_root
 from mountcr.render.outline import Outline
+from mountcr.render.text import printable
 
 if TYPE_CHECKING:
-    from mountcr.graph import MountGraph, Node
-    from mountcr.graph.tree import MountTree
+    from mountcr.graph import MountGraph
     from mountcr.model import Mount
 
-__all__ = ["GRAPH_SCHEMA", "GraphDocument", "document", "outline_graph"]
+__all__ = ["GRAPH_SCHEMA", "GraphDocument", "document", "name_of", "outline_graph"]
 
 GRAPH_SCHEMA = "mountcr/graph/1"
 
 
-class NodeRecord(Record, frozen=True, kw_only=True, omit_defaults=False):
+class NodeRecord(Attributes, frozen=True, kw_only=True, omit_defaults=False):
     """
-    A mount with the namespace it is in; `node` is what edges and groups name.
+    A mount with what the graph knows of it; `node` is what edges and groups name.
 
-    The other fields are those of `mountcr.model.Mount`; `shared` and `master` are 0 for none.
+    `external` is the name by which CRIU is told that it comes from outside, null for none.
     """
 
     node: str
-    namespace: int
-    id: int
-    parent: int
-    dev: str
-    root: KPath
-    mountpoint: KPath
-    options: str
-    optional: tuple[str, ...]
-    fstype: str
-    source: KPath | None
-    super_options: str
-    type: InodeType | None
-    shared: int
-    master: int
-    hidden: bool
+    external: str | None
 
 
 class EdgeRecord(Record, frozen=True, kw_only=True, rename={"source": "from", "target": "to"}):
@@ -61,68 +49,55 @@ class GraphDocument(Record, frozen=True, kw_only=True, omit_defaults=False):
     groups: dict[int, tuple[str, ...]]
 
 
-def document(graph: MountGraph) -> GraphDocument:
+def name_of(node: Node) -> str:
+    """Name a mount in documents: the number of its namespace and its id."""
+    return f"{node.namespace}:{node.id}"
+
+
+def document(graph: MountGraph, marks: Marks | None = None) -> GraphDocument:
     """Give the graph as a document."""
+    externals = (marks or Marks()).externals
     return GraphDocument(
-        mounts=tuple(_node(graph, node, mount) for node, mount in graph.nodes()),
+        mounts=tuple(
+            _record(node, each, externals.get(node)) for node, _, each in all_attributes(graph)
+        ),
         edges=tuple(
-            EdgeRecord(
-                kind=edge.kind,
-                source=f"{edge.source.namespace}:{edge.source.id}",
-                target=f"{edge.target.namespace}:{edge.target.id}",
-            )
+            EdgeRecord(kind=edge.kind, source=name_of(edge.source), target=name_of(edge.target))
             for edge in graph.edges()
         ),
-        groups={
-            group: tuple(f"{node.namespace}:{node.id}" for node in members)
-            for group, members in graph.groups().items()
-        },
+        groups={group: tuple(map(name_of, members)) for group, members in graph.groups().items()},
     )
 
 
-def _node(graph: MountGraph, node: Node, mount: Mount) -> NodeRecord:
-    return NodeRecord(
-        node=f"{node.namespace}:{node.id}",
-        namespace=node.namespace,
-        id=mount.id,
-        parent=mount.parent,
-        dev=mount.dev,
-        root=mount.root,
-        mountpoint=mount.mountpoint,
-        options=mount.options,
-        optional=mount.optional,
-        fstype=mount.fstype,
-        source=mount.source,
-        super_options=mount.super_options,
-        type=mount.type,
-        shared=mount.shared,
-        master=mount.master,
-        hidden=graph.trees[node.namespace].hidden(mount),
-    )
+def _record(node: Node, attributes: Attributes, external: str | None) -> NodeRecord:
+    data: dict[str, Any] = attributes.as_data()
+    return NodeRecord(node=name_of(node), external=external, **data)
 
 
-def outline_graph(graph: MountGraph) -> Outline:
+def outline_graph(graph: MountGraph, marks: Marks | None = None) -> Outline:
     """Give the tree of every namespace in lines, with what hides and what propagates."""
+    marks = marks or Marks()
+    hidden = frozenset(graph.hidden())
     top = Outline(f"{len(graph.namespaces)} mount namespace(s)")
     for namespace in graph.namespaces:
-        tree = graph.trees[namespace.id]
         below = top.add(f"mnt:[{namespace.id}], pid {namespace.pid}")
-        if tree.root:
-            _mount(below, tree, tree.root)
+        lines: dict[int, Outline] = {}
+        for mount in graph.trees[namespace.id].walk():
+            node = Node(namespace.id, mount.id)
+            external = marks.externals.get(node)
+            text = _line(mount, marks, external=external, hidden=node in hidden)
+            above = lines.get(mount.parent, below)
+            lines[mount.id] = above.add(printable(text), "" if external is None else "cyan")
     return top
 
 
-def _mount(above: Outline, tree: MountTree, mount: Mount) -> None:
-    line = above.add(_line(tree, mount))
-    for child in tree.children(mount):
-        _mount(line, tree, child)
-
-
-def _line(tree: MountTree, mount: Mount) -> str:
+def _line(mount: Mount, marks: Marks, *, external: str | None, hidden: bool) -> str:
     words = [mount.mountpoint, mount.fstype]
-    if mount.root != "/":
-        words.append(f"[{mount.root}]")
-    words += [mount.options, *mount.optional]
-    if tree.hidden(mount):
+    if root := shown_root(mount):
+        words.append(f"[{root}]")
+    words += [mount.options, *propagation(mount, marks)]
+    if external is not None:
+        words.append(f"external {external}")
+    if hidden:
         words.append("hidden")
     return " ".join(words)

@@ -1,65 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan as an outline."""
+"""A plan as an outline: the verdict, why, what is given from outside, what is lost, and how."""
 
 from __future__ import annotations
 
-import shlex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from mountcr.criu.dialects import shell_line
+from mountcr.criu.options import Kind
 from mountcr.model import Severity
 from mountcr.planning.records import Verdict
 from mountcr.render.outline import Outline
+from mountcr.render.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mountcr.model import Finding
     from mountcr.planning.records import Plan
 
-__all__ = ["outline_plan"]
+__all__ = ["outline_plan", "verdict_sentence"]
 
 _VERDICT_STYLE: Final = {Verdict.OK: "green", Verdict.LOSSES: "yellow", Verdict.REFUSED: "red"}
-_SEVERITY_STYLE: Final = {Severity.REFUSAL: "red", Severity.LOSS: "yellow", Severity.NOTE: ""}
 
 
-def outline_plan(plan: Plan, *, explain: bool = False) -> Outline:
-    """Give a plan in lines; with `explain`, the fact behind every choice and what is cured."""
+class Engine(Protocol):
+    """What a plan says of CRIU's restore engine, `plan.engine`."""
+
+    @property
+    def name(self) -> str:
+        """The engine that will be used: v1 or v2."""
+        ...
+
+    @property
+    def because(self) -> str:
+        """The fact that decides."""
+        ...
+
+    @property
+    def representable(self) -> bool:
+        """Whether it can make the mount graph."""
+        ...
+
+    @property
+    def other(self) -> str:
+        """The other engine."""
+        ...
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What the other one would lose."""
+        ...
+
+
+def outline_plan(plan: Plan, *, explain: bool = False, purpose: Kind = Kind.DUMP) -> Outline:
+    """
+    Give a plan in lines, the verdict first.
+
+    `purpose` is what the verdict speaks of. With `explain`, the fact behind every choice, and what
+    is cured.
+    """
     container = plan.container
     name = f" ({container.name})" if container.name and container.name != container.id else ""
     pid = f", pid {container.pid}" if container.pid else ", not running"
+    what = f"{container.engine}:{container.id}{name}{pid}"
     top = Outline(
-        f"{container.engine}:{container.id}{name}{pid}: {plan.verdict}",
-        _VERDICT_STYLE[plan.verdict],
+        printable(f"{what}: {verdict_sentence(plan, purpose)}"), _VERDICT_STYLE[plan.verdict]
     )
-    _rootfs(top, plan, explain=explain)
+    _findings(top, "refusals", plan.refusals, "red")
     _externals(top, plan, explain=explain)
-    _descriptors(top, plan, explain=explain)
-    _findings(top, plan, explain=explain)
-    criu = top.add("criu")
-    criu.add(shlex.join(plan.criu.dump))
-    criu.add(shlex.join(plan.criu.restore))
+    _findings(top, "losses", plan.losses, "yellow")
+    _findings(top, "notes", _open(plan, Severity.NOTE))
     if explain:
-        why = criu.add("because")
-        why.extend(f"{reason.option}: {reason.because}" for reason in plan.criu.reasons)
+        _findings(top, "cured by this plan", (each for each in plan.findings if each.cured))
+    engine: Engine | None = getattr(plan, "engine", None)
+    if engine:
+        _engine(top, engine, explain=explain)
+    _rootfs(top, plan, explain=explain)
+    _descriptors(top, plan, explain=explain)
+    _criu(top, plan, explain=explain)
     return top
 
 
-def _rootfs(top: Outline, plan: Plan, *, explain: bool) -> None:
-    if plan.rootfs is None:
-        top.add("root file system: unknown", "red")
+def verdict_sentence(plan: Plan, purpose: Kind = Kind.DUMP) -> str:
+    """
+    Say what CRIU will do: refused, will dump, with which options, with how many losses.
+
+    It takes options when something comes from outside, or when without them CRIU would refuse.
+    """
+    if plan.verdict is Verdict.REFUSED:
+        return f"refused: CRIU cannot {purpose} this, for {_count(len(plan.refusals), 'reason')}"
+    sentence = f"will {purpose}"
+    if plan.externals or plan.inherited or any(each.cured for each in plan.findings):
+        sentence += " with these options"
+    if plan.verdict is Verdict.LOSSES:
+        losses = _count(len(plan.losses), "loss", "losses")
+        sentence += f", and come back with {losses}" if purpose is Kind.DUMP else f", with {losses}"
+    return sentence
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def _open(plan: Plan, severity: Severity) -> tuple[Finding, ...]:
+    return tuple(each for each in plan.findings if each.severity is severity and not each.cured)
+
+
+def _findings(top: Outline, title: str, findings: Iterable[Finding], style: str = "") -> None:
+    shown = list(findings)
+    if not shown:
         return
-    rootfs = top.add(f"root file system: {plan.rootfs.driver}")
-    if plan.rootfs.upper:
-        rootfs.add(f"upper {plan.rootfs.upper}")
-    rootfs.extend(f"lower {layer}" for layer in plan.rootfs.layers)
-    rootfs.extend(f"data  {layer}" for layer in plan.rootfs.data)
-    if plan.rootfs.options:
-        rootfs.add(f"options {','.join(plan.rootfs.options)}")
-    steps = rootfs.add("put back by")
-    for step in plan.rootfs.steps:
-        line = steps.add(step.describe())
-        if explain:
-            line.add(f"because {step.because}")
-    if explain:
-        rootfs.extend(f"told by {each}" for each in plan.rootfs.provenance)
+    section = top.add(title, style)
+    for each in shown:
+        line = section.add(printable(f"{each.rule} {each.mount}: {each.message}"), style)
+        if each.cure:
+            line.add(printable(f"cure: {each.cure}"))
 
 
 def _externals(top: Outline, plan: Plan, *, explain: bool) -> None:
@@ -68,9 +123,44 @@ def _externals(top: Outline, plan: Plan, *, explain: bool) -> None:
     externals = top.add("externals")
     for each in plan.externals:
         kind = f"{each.type}, {each.fstype}" if each.type else each.fstype
-        line = externals.add(f"{each.mountpoint} from {each.source or 'nowhere'} ({kind})")
+        named = f", named {each.key}" if each.key != each.mountpoint else ""
+        source = each.source or "nowhere"
+        line = externals.add(printable(f"{each.mountpoint} from {source} ({kind}){named}"))
         if explain:
-            line.add(f"because {each.because}")
+            line.add(printable(f"because {each.because}"))
+
+
+def _engine(top: Outline, engine: Engine, *, explain: bool) -> None:
+    can = "can" if engine.representable else "cannot"
+    section = top.add(
+        f"restore engine: {engine.name}, which {can} make these mounts",
+        "" if engine.representable else "red",
+    )
+    if explain:
+        section.add(printable(f"because {engine.because}"))
+    if engine.losses:
+        other = section.add(f"{engine.other} would lose")
+        other.extend(map(printable, engine.losses))
+
+
+def _rootfs(top: Outline, plan: Plan, *, explain: bool) -> None:
+    if plan.rootfs is None:
+        top.add("root file system: unknown", "red")
+        return
+    rootfs = top.add(f"root file system: {plan.rootfs.driver}")
+    if plan.rootfs.upper:
+        rootfs.add(printable(f"upper {plan.rootfs.upper}"))
+    rootfs.extend(printable(f"lower {layer}") for layer in plan.rootfs.layers)
+    rootfs.extend(printable(f"data  {layer}") for layer in plan.rootfs.data)
+    if plan.rootfs.options:
+        rootfs.add(printable(f"options {','.join(plan.rootfs.options)}"))
+    steps = rootfs.add("put back by")
+    for step in plan.rootfs.steps:
+        line = steps.add(printable(step.describe()))
+        if explain:
+            line.add(printable(f"because {step.because}"))
+    if explain:
+        rootfs.extend(printable(f"told by {each}") for each in plan.rootfs.provenance)
 
 
 def _descriptors(top: Outline, plan: Plan, *, explain: bool) -> None:
@@ -78,22 +168,16 @@ def _descriptors(top: Outline, plan: Plan, *, explain: bool) -> None:
         return
     descriptors = top.add("descriptors from outside")
     for each in plan.inherited:
-        line = descriptors.add(f"{each.fd} of pid {each.pid}: {each.key} ({each.shown})")
+        line = descriptors.add(printable(f"{each.fd} of pid {each.pid}: {each.key} ({each.shown})"))
         if explain:
-            line.add(f"because {each.because}")
+            line.add(printable(f"because {each.because}"))
 
 
-def _findings(top: Outline, plan: Plan, *, explain: bool) -> None:
-    shown = [each for each in plan.findings if explain or not each.cured]
-    if not shown:
-        return
-    findings = top.add("findings")
-    for each in shown:
-        line = findings.add(_line(each), "" if each.cured else _SEVERITY_STYLE[each.severity])
-        if not each.cured:
-            line.add(f"cure: {each.cure}")
-
-
-def _line(finding: Finding) -> str:
-    cured = ", cured by the plan" if finding.cured else ""
-    return f"{finding.rule} {finding.severity}{cured}: {finding.mount}: {finding.message}"
+def _criu(top: Outline, plan: Plan, *, explain: bool) -> None:
+    """Give the two command lines, fit for a shell."""
+    criu = top.add("criu")
+    criu.add(shell_line(plan.criu.dump))
+    criu.add(shell_line(plan.criu.restore))
+    if explain:
+        why = criu.add("because")
+        why.extend(printable(f"{each.option}: {each.because}") for each in plan.criu.reasons)
