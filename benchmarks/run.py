@@ -4,6 +4,8 @@ Ratios of mountcr against its peers, measured in one run on one machine.
 
     python benchmarks/run.py [--runs N]
 
+`benchmarks/graph.py` measures how the plan grows with the number of mounts.
+
 Needs root, CRIU and busybox. Every figure is the median of N runs, mountcr and its peer in turn.
 A ratio holds on a noisy machine; the seconds beside it are of this run only.
 """

@@ -46,7 +46,6 @@ _KERNEL_ESCAPES: Final = {
     ord("\n"): r"\012",
     ord("\\"): r"\134",
 }
-_WRITTEN_AS_ESCAPE: Final = re.compile(rb"[ \t\n\\]")
 _ESCAPE: Final = re.compile(r"\\(?:([0-7]{3})|x([0-9a-f]{2}))")
 _SURROGATE: Final = re.compile("[\udc80-\udcff]")
 _HEX: Final = re.compile(rb"\\x([0-9a-f]{2})")
@@ -60,6 +59,11 @@ def _spell(text: str) -> KPath:
     return KPath(_SURROGATE.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text))
 
 
+def _is_plain(text: str) -> bool:
+    """Tell text that is spelled as it is, as most is, without looking at every character."""
+    return text.isascii() and text.isprintable() and " " not in text and "\\" not in text
+
+
 def encode(path: bytes | str) -> KPath:
     r"""
     Spell a path of this process the way mountinfo would.
@@ -67,9 +71,9 @@ def encode(path: bytes | str) -> KPath:
     >>> encode("/srv/my data")
     '/srv/my\\040data'
     """
+    if isinstance(path, str) and _is_plain(path):
+        return KPath(path)
     raw = path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
-    if raw.isascii() and not _WRITTEN_AS_ESCAPE.search(raw):
-        return KPath(raw.decode())
     return _spell(raw.decode("utf-8", "surrogateescape").translate(_KERNEL_ESCAPES))
 
 

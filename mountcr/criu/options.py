@@ -153,7 +153,9 @@ def to_argv(options: CriuOptions, command: Sequence[str] = ("criu",)) -> list[st
     if options.enable_fs:
         words += ["--enable-fs", ",".join(options.enable_fs)]
     for external in options.externals:
-        words += ["--external", _word(external_bytes(external, options.kind))]
+        plain = external.isascii() and "\\" not in external
+        word = external if plain else _word(external_bytes(external, options.kind))
+        words += ["--external", word]
     for number, key in options.inherit_fds:
         words += ["--inherit-fd", f"fd[{number}]:{_word(paths.decode(KPath(key)))}"]
     return words + list(options.extra)

@@ -10,12 +10,14 @@ mounts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from mountcr import paths
 from mountcr.graph.check import require_tree
 from mountcr.graph.superblock import bare_root, short_type, superblock
-from mountcr.graph.tree import MountTree
+from mountcr.graph.tree import MountTree, put
 from mountcr.model import MountId
 from mountcr.overlayopts import parse_options
 from mountcr.paths import ROOT
@@ -32,14 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["Edge", "MountGraph", "Node"]
 
 
-class Node(NamedTuple):
+# Records of numbers, and of those, need no collector of cycles, which walks over tens of thousands.
+class Node(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
     """A mount of a namespace: the namespace's inode number and the mount's id."""
 
     namespace: int
     id: int
 
 
-class Edge(NamedTuple):
+class Edge(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
     """A relation of two mounts, `source` to `target`; what it says depends on `kind`."""
 
     kind: str
@@ -65,11 +68,12 @@ class MountGraph:
             self.trees[each.id] = MountTree(each.mounts)
             require_tree(each, self.trees[each.id])
         self._keys: dict[tuple[str, str | None, str, str], int] = {}
-        self._superblocks: list[dict[KPath, list[tuple[int, Node, Mount]]]] = []
+        self._superblocks: list[dict[KPath, Sequence[tuple[int, Node, Mount]]]] = []
         self._types: dict[str, list[tuple[Node, Mount]]] = {}
         self._groups: dict[int, list[Node]] = {}
         self._slaves: list[tuple[Node, Mount]] = []
         self._tagged: list[tuple[Node, Mount]] = []
+        self._propagation_groups: tuple[PropagationGroup, ...] | None = None
         self._index()
 
     def _index(self) -> None:
@@ -85,7 +89,7 @@ class MountGraph:
                 if index == len(self._superblocks):
                     self._superblocks.append({})
             roots = self._superblocks[index]
-            roots.setdefault(bare_root(mount), []).append((ordinal, node, mount))
+            put(roots, bare_root(mount), (ordinal, node, mount))
             if mount.fstype not in by_fstype:
                 by_fstype[mount.fstype] = self._types.setdefault(short_type(mount), [])
             by_fstype[mount.fstype].append(pair)
@@ -165,9 +169,11 @@ class MountGraph:
 
     def propagation_groups(self) -> tuple[PropagationGroup, ...]:
         """Give the groups of mounts that CRIU gives their propagation together."""
-        from mountcr.graph.sharing import propagation_groups
+        if self._propagation_groups is None:
+            from mountcr.graph.sharing import propagation_groups
 
-        return propagation_groups(self)
+            self._propagation_groups = propagation_groups(self)
+        return self._propagation_groups
 
     def host_peers(self, host: Iterable[Mount]) -> dict[int, list[Mount]]:
         """Give, for each peer group here that has members among the host's mounts, those."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr import paths
 from mountcr.graph.superblock import bare_root
+from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,4 +61,9 @@ def _any(roots: set[KPath] | None, mount: Mount) -> bool:
     if not roots:
         return False
     root = bare_root(mount)
-    return root in roots or any(each in roots for each in paths.prefixes(root))
+    directory: str = root  # upwards, because an external is held by itself
+    while directory:
+        if directory in roots:
+            return True
+        directory = directory.rpartition("/")[0]
+    return root.startswith("/") and ROOT in roots

@@ -73,7 +73,8 @@ class _Builder:
 
     def below(self, node: Node) -> list[Node]:
         """Give a mount and everything on it."""
-        found, stack = [], [node]
+        found: list[Node] = []
+        stack = [node]
         while stack:
             each = stack.pop()
             found.append(each)

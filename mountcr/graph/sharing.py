@@ -13,13 +13,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mountcr import paths
+from mountcr.graph import Node
 from mountcr.graph.superblock import bare_root
 from mountcr.model import Mount, Record
 
 if TYPE_CHECKING:
-    from mountcr.graph import MountGraph, Node
+    from collections.abc import Iterable
 
-__all__ = ["PropagationGroup", "propagation_groups", "unrepresentable"]
+    from mountcr.graph import MountGraph
+
+__all__ = ["PropagationGroup", "propagation_groups", "unreceived", "unrepresentable"]
 
 
 class PropagationGroup(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -39,8 +42,9 @@ def propagation_groups(graph: MountGraph) -> tuple[PropagationGroup, ...]:
     """Give the groups of a graph, in the order in which their first members come."""
     members: dict[tuple[int, int], list[Node]] = {}
     for node, mount in graph.tagged():
-        if mount.shared or mount.master:
-            members.setdefault((mount.shared, mount.master), []).append(node)
+        ids = (mount.shared, mount.master)
+        if any(ids):
+            members.setdefault(ids, []).append(node)
     return tuple(
         PropagationGroup(
             shared=shared, master=master, members=tuple(nodes), inside=master in graph.groups()
@@ -53,14 +57,34 @@ def unrepresentable(graph: MountGraph, group: PropagationGroup) -> tuple[Mount, 
     """
     Give two members between which CRIU's v2 engine cannot pass on the propagation, or None.
 
-    The giver is the member with the shortest root. Slaves of a group outside, in no group of their
-    own, are given theirs one by one.
+    The giver, the first of them, is the member with the shortest root. Slaves of a group outside,
+    in no group of their own, are given theirs one by one.
     """
     if not group.shared and not group.inside:
         return None
-    mounts = [graph.mount(node) for node in group.members]
-    giver = min(mounts, key=lambda mount: len(bare_root(mount)))
-    for mount in mounts:
+    giver = _giver(graph, group.members)
+    for mount in map(graph.mount, group.members):
         if not paths.is_beneath(bare_root(mount), bare_root(giver)):
             return giver, mount
     return None
+
+
+def unreceived(graph: MountGraph, group: PropagationGroup) -> tuple[Mount, Mount] | None:
+    """
+    Give the mounts between which CRIU's v2 engine cannot pass on a master, or None.
+
+    From one member of the master, which is in the container, to one of the group: that with the
+    shortest root each.
+    """
+    if not group.inside:
+        return None
+    giver = _giver(graph, graph.groups()[group.master])
+    receiver = _giver(graph, group.members)
+    if paths.is_beneath(bare_root(receiver), bare_root(giver)):
+        return None
+    return giver, receiver
+
+
+def _giver(graph: MountGraph, members: Iterable[Node]) -> Mount:
+    """Give the member that CRIU takes the propagation of the others from."""
+    return min(map(graph.mount, members), key=lambda mount: len(bare_root(mount)))

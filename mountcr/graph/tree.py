@@ -10,17 +10,36 @@ to the mount walked so far, the topmost one where several are stacked (fs/namei.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mountcr import paths
 from mountcr.paths import ROOT, KPath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from mountcr.model import Mount, MountId
 
-__all__ = ["MountTree"]
+__all__ = ["MountTree", "put"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def put(found: dict[K, Sequence[V]], key: K, value: V) -> None:
+    """
+    Add a value to those of a key.
+
+    Mostly it stays alone: in a tuple, because the collector of cycles, which looks at every list
+    again and again, lets go of tuples in which no cycle can be.
+    """
+    there = found.get(key)
+    if there is None:
+        found[key] = (value,)
+    elif isinstance(there, list):
+        there.append(value)
+    else:
+        found[key] = [*there, value]
 
 
 class MountTree:
@@ -34,13 +53,14 @@ class MountTree:
     def __init__(self, mounts: Iterable[Mount]) -> None:
         self.mounts: tuple[Mount, ...] = tuple(mounts)
         self.by_id: dict[MountId, Mount] = {mount.id: mount for mount in self.mounts}
-        self._children: dict[MountId, dict[KPath, list[Mount]]] = {}
+        self._children: dict[MountId, dict[KPath, Sequence[Mount]]] = {}
         for mount in self.mounts:
             if mount.parent != mount.id:
                 below = self._children.setdefault(mount.parent, {})
-                below.setdefault(mount.mountpoint, []).append(mount)
+                put(below, mount.mountpoint, mount)
         self._paths: dict[tuple[object, ...], KPath | None] = {}
         self._walked: dict[str, Mount] = {}
+        self._holding: dict[tuple[str, str], tuple[KPath, ...]] = {}
         self._tops: dict[tuple[MountId, KPath], Mount] = {}
         self.root: Mount | None = next(filter(self._is_root, self.mounts), None)
 
@@ -56,24 +76,30 @@ class MountTree:
         return frozenset(mount.dev for mount in self.mounts)
 
     @functools.cached_property
-    def _at(self) -> dict[KPath, list[Mount]]:
+    def _at(self) -> dict[KPath, Sequence[Mount]]:
         """The mounts by mountpoint."""
-        found: dict[KPath, list[Mount]] = {}
+        found: dict[KPath, Sequence[Mount]] = {}
         for mount in self.mounts:
-            found.setdefault(mount.mountpoint, []).append(mount)
+            put(found, mount.mountpoint, mount)
         return found
 
     @functools.cached_property
-    def _roots(self) -> dict[str, dict[KPath, list[Mount]]]:
+    def _roots(self) -> dict[str, dict[KPath, Sequence[Mount]]]:
         """The mounts by device and root."""
-        found: dict[str, dict[KPath, list[Mount]]] = {}
+        found: dict[str, dict[KPath, Sequence[Mount]]] = {}
         for mount in self.mounts:
-            found.setdefault(mount.dev, {}).setdefault(mount.root, []).append(mount)
+            put(found.setdefault(mount.dev, {}), mount.root, mount)
         return found
 
     def parent(self, mount: Mount) -> Mount | None:
         """Give the mount that this one is attached to; None for the root."""
         return self.by_id.get(mount.parent) if mount.parent != mount.id else None
+
+    def parents(self) -> Iterator[Mount]:
+        """Give the mounts of the table to which others are attached."""
+        for identity in self._children:
+            if identity in self.by_id:
+                yield self.by_id[identity]
 
     def children(self, mount: Mount) -> Iterator[Mount]:
         """Give what is attached to a mount, in the order of mountinfo per mountpoint."""
@@ -139,17 +165,28 @@ class MountTree:
             self._paths[key] = self._find_path(mount, prefer, widest=widest)
         return self._paths[key]
 
+    def _wider_roots(self, mount: Mount, roots: Collection[KPath]) -> Iterator[KPath]:
+        """Give those of the roots of a device that hold what a mount shows."""
+        directory = mount.root.rpartition("/")[0]
+        if mount.root.startswith("/") and mount.root != ROOT and not mount.deleted:
+            key = (mount.dev, directory)  # many mounts have that in common
+            if key not in self._holding:
+                above = paths.prefixes(KPath(directory or ROOT))
+                self._holding[key] = tuple(each for each in above if each in roots)
+            yield from self._holding[key]
+        if mount.root in roots:
+            yield mount.root
+
     def _find_path(self, mount: Mount, prefer: Sequence[int], *, widest: bool) -> KPath | None:
         roots = self._roots.get(mount.dev)
         if not roots:
             return None
         sign = 1 if widest else -1
-        wider = (mount.root,) if mount.deleted else paths.prefixes(mount.root)
         candidates = [
-            (each.shared not in prefer, sign * len(each.root), len(path), path)
-            for root in wider
-            for each in roots.get(root, ())
-            for path in (paths.rebase(mount.root, each.root, each.mountpoint),)
+            (each.shared not in prefer, sign * len(root), len(path), path)
+            for root in self._wider_roots(mount, roots)
+            for each in roots[root]
+            for path in (paths.join(each.mountpoint, mount.root[len(root) :]),)
             if self.lies_on(path) is each
         ]
         return min(candidates)[-1] if candidates else None

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import MountcrError
 from mountcr.kernel import syscalls
-from mountcr.kernel.overlay import mount_overlay
-from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Capabilities
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath, encode
@@ -19,7 +16,7 @@ from mountcr.paths import KPath, encode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["probe"]
+__all__ = ["probe", "probe_criu_engine"]
 
 
 def _answers(call: Callable[[], object]) -> bool:
@@ -71,6 +68,11 @@ def _layers_by_fd() -> bool:
 
 def _overlay() -> bool:
     """Tell whether an overlay of two layers with an upper can be mounted in a private namespace."""
+    # 10 ms, which a plan has no use for
+    import tempfile
+
+    from mountcr.kernel.private import in_private_namespace
+
     with tempfile.TemporaryDirectory(prefix="mountcr-probe-") as scratch:
         try:
             in_private_namespace(lambda: _try_overlay(scratch))
@@ -80,6 +82,8 @@ def _overlay() -> bool:
 
 
 def _try_overlay(scratch: str) -> None:
+    from mountcr.kernel.overlay import mount_overlay
+
     # on a tmpfs of its own: the scratch directory may lie on an overlay, which cannot be an upper
     base = encode(scratch)
     syscalls.mount(b"tmpfs", os.fsencode(scratch), b"tmpfs", 0, b"size=64k")
@@ -90,9 +94,26 @@ def _try_overlay(scratch: str) -> None:
     mount_overlay(merged, OverlayOptions(lowers=(a, b), upper=upper, work=work))
 
 
+def probe_criu_engine() -> dict[str, bool]:
+    """
+    Ask for what CRIU's v2 engine needs, in microseconds: `move_mount set group` and `openat2`.
+
+    What cannot be told, for want of CAP_SYS_ADMIN, is left out.
+    """
+    found = {"openat2": _answers(_CALLS["openat2"])}
+    try:
+        syscalls.move_mount(-1, b"", -1, b"", syscalls.MOVE_MOUNT_SET_GROUP)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            # an unknown flag is EINVAL, before the empty paths are ENOENT
+            found["move_mount set group"] = error.errno not in {errno.EINVAL, errno.ENOSYS}
+    return found
+
+
 def probe() -> Capabilities:
     """Ask the kernel; nothing is left behind. Without CAP_SYS_ADMIN what mounts is False."""
     features = {name: _answers(call) for name, call in _CALLS.items()}
+    features |= probe_criu_engine()
     features["fsopen overlay"] = _fsopen()
     features["overlay layers by descriptor"] = _layers_by_fd()
     features["overlay"] = _overlay()

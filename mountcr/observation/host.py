@@ -8,6 +8,7 @@ import shutil
 
 from mountcr import mountinfo
 from mountcr.criu import binary
+from mountcr.kernel.probes import probe_criu_engine
 from mountcr.model import Capabilities, Criu, Host
 from mountcr.observation.tasks import cgroups, namespaces
 
@@ -18,14 +19,17 @@ def observe_host(*, criu: Criu | None = None) -> Host:
     """
     Observe the host; CRIU is asked for its version, unless it is known already.
 
-    What kernel and CRIU can do is not probed, which takes 0.1 s: `mountcr doctor` does. Only the
-    programs that CRIU starts to copy a tmpfs are looked for.
+    What kernel and CRIU can do is not probed, which takes 0.1 s: `mountcr doctor` does. Only what
+    CRIU's choice of its restore engine depends on is, which takes microseconds, and the programs
+    that CRIU starts to copy a tmpfs are looked for.
     """
     copying = {name: shutil.which(name) is not None for name in ("tar", "gzip")}
     return Host(
         mounts=mountinfo.read(),
         namespaces=namespaces("thread-self"),
         cgroups=cgroups("thread-self"),
-        capabilities=Capabilities(kernel=os.uname().release, features=copying),
+        capabilities=Capabilities(
+            kernel=os.uname().release, features={**copying, **probe_criu_engine()}
+        ),
         criu=criu or binary.identify(),
     )

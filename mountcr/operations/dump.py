@@ -142,18 +142,17 @@ class _Dump:
 
 
 def _asks_the_same(before: Facts, after: Facts) -> bool:
-    """Tell whether two facts ask the same of CRIU: mounts and what descriptors lead to."""
+    """Tell whether two facts ask the same of CRIU: mounts and the files that tasks hold."""
     if before.namespaces != after.namespaces or before.unseen != after.unseen:
         return False
     return _held(before) == _held(after)
 
 
-def _held(facts: Facts) -> set[tuple[int, KPath, int, bool]]:
+def _held(facts: Facts) -> set[tuple[int, FileKind, KPath, int, bool, bool]]:
     return {
-        (task.pid, file.shown, file.mnt_id, file.locked)
+        (task.pid, file.kind, file.shown, file.mnt_id, file.locked, file.missing)
         for task in facts.tasks
         for file in task.files
-        if file.kind is FileKind.FD
     }
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ANNOUNCED", "compare", "end_tasks", "is_announced", "settle"]
 
 ANNOUNCED: Final[Mapping[str, frozenset[str]]] = {
-    "F1": frozenset({"host peers"}),
+    "F1": frozenset({"host peers", "master"}),
     "F2": frozenset({"master"}),
     "F4": frozenset({"options", "super options"}),
     "F7": frozenset({"unbindable"}),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mountcr.model import Facts, OpenFile
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
-    from mountcr.planning.records import External, Inherited
+    from mountcr.planning.records import Engine, External, Inherited
 
 __all__ = ["plan_criu"]
 
@@ -31,8 +31,13 @@ def plan_criu(
     choices: Choices,
     *,
     root: KPath | None,
+    engine: Engine | None = None,
 ) -> CriuPlan:
-    """Give the options of both directions; `root` is where a restore finds the root, if any."""
+    """
+    Give the options of both directions; `root` is where a restore finds the root, if any.
+
+    The older engine is asked for only where CRIU would not take it by itself or is told already.
+    """
     mode, why_mode = choose_mode(facts, choices.cgroups)
     held = _descriptors(facts)
     lock = next((file for file in held if file.locked), None)
@@ -66,12 +71,15 @@ def plan_criu(
         cgroup_roots=(("", choices.cgroup_root),) if choices.cgroup_root else (),
         file_locks=lock is not None,
         link_remap=linked is not None,
+        mntns_compat=engine is not None and engine.asked_for,
         extra=choices.extra,
     )
     command = (facts.host.criu.command if facts.host.criu else ()) or ("criu",)
     reasons = [Reason(option=f"--manage-cgroups={mode}", because=why_mode)]
     reasons += _reasons(externals, descriptors)
     reasons += _file_reasons(lock, linked, ghost)
+    if restore.mntns_compat and engine:
+        reasons.append(Reason(option="--mntns-compat-mode", because=engine.because))
     return CriuPlan(
         dump=tuple(map(paths.encode, to_argv(dump, command))),
         restore=tuple(map(paths.encode, to_argv(restore, command))),

@@ -10,7 +10,7 @@ so those are the only ones that can be external.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import paths
 from mountcr.graph import Node
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from mountcr.graph.tree import MountTree
     from mountcr.model import Mount, MountId
 
-__all__ = ["choose_externals", "external_nodes", "given_nodes"]
+__all__ = ["CYCLE", "choose_externals", "external_nodes", "given_nodes"]
+
+CYCLE: Final = "the external that shows the same lies on it"
+"""Why a mount is external that CRIU could dump without: it could not make it before that one."""
 
 
 def choose_externals(
@@ -96,7 +99,7 @@ def _break_cycles(graph: MountGraph, coverage: Coverage, chosen: dict[MountId, s
             node = Node(ours, below.id)
             if node not in coverage.externals and _served_from_above(graph, coverage, below):
                 coverage.add(node)
-                chosen[below.id] = "the external that shows the same lies on it"
+                chosen[below.id] = CYCLE
             below = tree.parent(below)
 
 
@@ -212,7 +215,7 @@ def external_nodes(graph: MountGraph, externals: tuple[External, ...]) -> frozen
     ours = graph.namespaces[0].id
     return frozenset(
         Node(ours, mount.id)
-        for mountpoint in {each.mountpoint for each in externals}
+        for mountpoint in dict.fromkeys(each.mountpoint for each in externals)
         for mount in graph.tree.at(mountpoint)
     )
 

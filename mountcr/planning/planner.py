@@ -7,7 +7,7 @@ A restore plans from the same facts, those of the dump, with the host it would t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +20,7 @@ from mountcr.planning.cgroups import cgroup_steps, choose_mode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.criu import plan_criu
 from mountcr.planning.descriptors import inherited
+from mountcr.planning.engine import choose_engine, joined_sources
 from mountcr.planning.externals import choose_externals, external_nodes, given_nodes
 from mountcr.planning.given import Given, drop, parse_given
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
@@ -101,7 +102,11 @@ def make_plan(
         made=_made(rootfs),
         given=given,
     )
-    findings = check(context)
+    engine = choose_engine(context)
+    if target and rootfs and case.graph and engine and engine.name == "v1":
+        joined = tuple(joined_sources(case.graph, context))
+        rootfs = msgspec.structs.replace(rootfs, steps=rootfs.steps + joined)
+    findings = check(replace(context, compat=engine is not None and engine.name == "v1"))
     return Plan(
         verdict=_verdict(findings),
         container=_summary(facts),
@@ -110,7 +115,15 @@ def make_plan(
         externals=externals,
         inherited=descriptors,
         findings=findings,
-        criu=plan_criu(facts, externals, descriptors, case.choices, root=at if rootfs else None),
+        engine=engine,
+        criu=plan_criu(
+            facts,
+            externals,
+            descriptors,
+            case.choices,
+            root=at if rootfs else None,
+            engine=engine,
+        ),
     )
 
 
@@ -147,7 +160,9 @@ def _externals(case: _Situation) -> tuple[External, ...]:
         given=case.given,
     )
     externals = tuple(
-        msgspec.structs.replace(each, source=binds.get(each.mountpoint, each.source))
+        msgspec.structs.replace(each, source=binds[each.mountpoint])
+        if each.mountpoint in binds
+        else each
         for each in externals
     )
     return place_unions(case.graph, externals, case.at)
@@ -245,12 +260,16 @@ def _shared_sources(
     graph: MountGraph, host: MountTree, externals: tuple[External, ...]
 ) -> Iterator[Step]:
     """
-    Make the sources of slaves shared, where the host has them private.
+    Make the sources of slaves of groups outside shared, where the host has them private.
 
     CRIU copies the sharing of the source (MOVE_MOUNT_SET_GROUP, Linux 5.15) and fails on none.
     """
     ours = graph.namespaces[0].id
-    slaves = {mount.mountpoint for node, mount in graph.slaves() if node.namespace == ours}
+    slaves = {
+        mount.mountpoint
+        for node, mount in graph.slaves()
+        if node.namespace == ours and mount.master not in graph.groups()
+    }
     for external in externals:
         if external.source is None or external.stack or external.mountpoint not in slaves:
             continue

@@ -15,6 +15,7 @@ __all__ = [
     "PLAN_SCHEMA",
     "ContainerSummary",
     "CriuPlan",
+    "Engine",
     "External",
     "Inherited",
     "Plan",
@@ -108,6 +109,23 @@ class Reason(Record, frozen=True, kw_only=True, omit_defaults=False, gc=False):
     because: str
 
 
+class Engine(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """
+    Which of CRIU's restore engines makes the mounts: `v2`, or the older `v1`, compat mode.
+
+    `representable` tells whether it can make the mount graph, as far as that is known. `losses` are
+    sentences about what `other`, the other one, would not bring back, or not make at all.
+    `asked_for` tells that the plan gives CRIU the option for it.
+    """
+
+    name: str
+    because: str
+    asked_for: bool = False
+    representable: bool
+    other: str
+    losses: tuple[str, ...] = ()
+
+
 class CriuPlan(Record, frozen=True, kw_only=True, omit_defaults=False):
     """The two command lines, and the options behind them that a session sends to CRIU."""
 
@@ -137,6 +155,7 @@ class Plan(Record, frozen=True, kw_only=True, omit_defaults=False):
     externals: tuple[External, ...] = ()
     inherited: tuple[Inherited, ...] = ()
     findings: tuple[Finding, ...] = ()
+    engine: Engine | None = None
     criu: CriuPlan
 
     @property

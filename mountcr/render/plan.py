@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from mountcr.criu.dialects import shell_line
 from mountcr.criu.options import Kind
@@ -16,40 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mountcr.model import Finding
-    from mountcr.planning.records import Plan
+    from mountcr.planning.records import Engine, Plan
 
 __all__ = ["outline_plan", "verdict_sentence"]
 
 _VERDICT_STYLE: Final = {Verdict.OK: "green", Verdict.LOSSES: "yellow", Verdict.REFUSED: "red"}
-
-
-class Engine(Protocol):
-    """What a plan says of CRIU's restore engine, `plan.engine`."""
-
-    @property
-    def name(self) -> str:
-        """The engine that will be used: v1 or v2."""
-        ...
-
-    @property
-    def because(self) -> str:
-        """The fact that decides."""
-        ...
-
-    @property
-    def representable(self) -> bool:
-        """Whether it can make the mount graph."""
-        ...
-
-    @property
-    def other(self) -> str:
-        """The other engine."""
-        ...
-
-    @property
-    def losses(self) -> tuple[str, ...]:
-        """What the other one would lose."""
-        ...
 
 
 def outline_plan(plan: Plan, *, explain: bool = False, purpose: Kind = Kind.DUMP) -> Outline:
@@ -72,9 +43,8 @@ def outline_plan(plan: Plan, *, explain: bool = False, purpose: Kind = Kind.DUMP
     _findings(top, "notes", _open(plan, Severity.NOTE))
     if explain:
         _findings(top, "cured by this plan", (each for each in plan.findings if each.cured))
-    engine: Engine | None = getattr(plan, "engine", None)
-    if engine:
-        _engine(top, engine, explain=explain)
+    if plan.engine:
+        _engine(top, plan.engine, explain=explain)
     _rootfs(top, plan, explain=explain)
     _descriptors(top, plan, explain=explain)
     _criu(top, plan, explain=explain)

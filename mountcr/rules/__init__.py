@@ -41,7 +41,8 @@ class Context:
 
     `host` is the host of the restore, `origin` the one of the facts. `graph` is without what CRIU
     leaves out. `nodes` are the mounts that are declared external, `inherited` the descriptors that
-    CRIU will be given, `given` what the user told CRIU. `target` and `files` are there for a
+    CRIU will be given, `given` what the user told CRIU. With `compat` the older engine restores,
+    because the user, the plan or the kernel wants it. `target` and `files` are there for a
     restore only.
     """
 
@@ -58,6 +59,7 @@ class Context:
     files: tuple[NamedFile, ...] = ()
     made: frozenset[str] = frozenset()
     given: Given = field(default_factory=Given)
+    compat: bool = False
 
     @functools.cached_property
     def coverage(self) -> Coverage:
@@ -100,6 +102,7 @@ def predicates() -> dict[str, Predicate]:
         mounts,
         restore,
         rootfs,
+        sharing,
         target,
         tasks,
     )
@@ -113,6 +116,7 @@ def predicates() -> dict[str, Predicate]:
         **descriptors.PREDICATES,
         **fidelity.PREDICATES,
         **rootfs.PREDICATES,
+        **sharing.PREDICATES,
         **restore.PREDICATES,
         **target.PREDICATES,
     }

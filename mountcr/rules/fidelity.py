@@ -25,7 +25,12 @@ __all__ = ["PREDICATES"]
 
 
 def _outside_peers(context: Context) -> Iterator[Found]:
-    """F1."""
+    """
+    F1.
+
+    The older engine leaves an external among the peers of its source, which in the namespace where
+    mountcr restores are a group that receives from the host's.
+    """
     graph = context.graph
     if graph is None or not graph.groups():
         return
@@ -104,7 +109,7 @@ def _has_idmapped_source(context: Context, mount: Mount) -> bool:
 def _lost_unbindable(context: Context) -> Iterator[Found]:
     """F7: the older engine makes a mount unbindable, or gives it a master (criu/mount.c)."""
     graph = context.graph
-    if graph is None or not context.given.compat:
+    if graph is None or not context.compat:
         return
     for _, mount in graph.tagged():
         if mount.unbindable and (mount.master or mount.shared):

@@ -71,7 +71,7 @@ def _no_proc(context: Context) -> Iterator[Found]:
             continue
         if not _is_proc(graph.trees[namespace.id].lies_on(_PROC)):
             where = f"none in the namespace of pid {namespace.pid}"
-            yield Found(_PROC, where, cured=context.given.compat)
+            yield Found(_PROC, where, cured=context.compat)
 
 
 def _unbindable_root(context: Context) -> Iterator[Found]:

@@ -227,7 +227,7 @@ def _stacked(context: Context) -> Iterator[Found]:
         return
     for mountpoint in dict.fromkeys(external.mountpoint for external in context.externals):
         here = context.graph.tree.at(mountpoint)
-        if len({(mount.dev, mount.root) for mount in here}) > 1:
+        if len(here) > 1 and len({(mount.dev, mount.root) for mount in here}) > 1:
             yield Found(mountpoint, f"{len(here)} mounts are stacked there")
 
 

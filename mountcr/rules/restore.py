@@ -102,7 +102,7 @@ def _slaves(context: Context) -> Iterator[Found]:
     if context.target is None or context.graph is None:
         return
     for _, mount in context.graph.slaves():
-        yield Found(mount.mountpoint, f"master:{mount.master}", cured=context.given.compat)
+        yield Found(mount.mountpoint, f"master:{mount.master}", cured=context.compat)
 
 
 def _locked_flags(context: Context) -> Iterator[Found]:

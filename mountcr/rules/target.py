@@ -124,10 +124,19 @@ def _content(context: Context, file: NamedFile, now: TargetFile) -> str:
 
 
 def _private_sources(context: Context) -> Iterator[Found]:
-    """F2: a slave that CRIU restores as one, of a peer group that ends with the restore."""
-    if context.target is None or context.graph is None:
+    """
+    F2: a slave that CRIU restores as one, of a peer group that ends with the restore.
+
+    One whose master is in the container receives from there again.
+    """
+    graph = context.graph
+    if context.target is None or graph is None:
         return
-    masters = {mount.mountpoint: mount.master for mount in context.graph.tree.mounts}
+    masters = {
+        mount.mountpoint: mount.master
+        for mount in graph.tree.mounts
+        if mount.master not in graph.groups()
+    }
     for external in context.externals:
         if not external.source or not masters.get(external.mountpoint):
             continue

@@ -494,7 +494,11 @@ def test_extra_options_win(session: Session, tasks: Tasks, images: KPath) -> Non
     extra = ("--ghost-limit", "200K", "-l", "--irmap-scan-path", "/a path")
     assert dumps(session, pid, images=images, ghost_limit=50_000, extra=extra) == ""
     text = (Path(images) / CONFIG_NAME).read_text(encoding="utf-8")
-    assert text == 'ghost-limit 200K\nfile-locks\nirmap-scan-path "/a path"\n'
+    assert [line.split(maxsplit=1) for line in text.splitlines()] == [
+        ["ghost-limit", "200K"],
+        ["file-locks"],
+        ["irmap-scan-path", '"/a path"'],
+    ]
 
 
 def test_descriptors_are_inherited(session: Session, tasks: Tasks, images: KPath) -> None:

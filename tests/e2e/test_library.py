@@ -47,7 +47,7 @@ def test_all_of_it(place: Place) -> None:
     assert plan.rootfs is not None
     assert plan.rootfs.upper == str(place.upper)
     arguments = plan.criu.dump_args()
-    assert arguments[arguments.index("--external") + 1] == "mnt[/data]:/data"
+    assert arguments[arguments.index("--external") + 1] == "mnt[/data]:data"
     assert mountcr.dump(found, images).images == str(images)
     place.unmount()
     with mountcr.rebuild(plan, at=place.top / "look") as root:

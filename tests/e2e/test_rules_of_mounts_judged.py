@@ -208,7 +208,7 @@ AT_RESTORE = (
     Broken("P3", r"/n\012l", lambda: bind("/etc", "/n\nl")),
     Broken("P3", "/m", steps(lambda: os.makedirs("/n\nl"), lambda: bind("/n\nl", "/m"))),
     Broken("O1", "/o", nested_overlay, cured=True),
-    Broken("R15", "/proc", shared_without_proc),
+    Broken("R15", "/proc", shared_without_proc, cured=True),
     Broken("R16", "/", lambda: make("/", "unbindable")),
     Broken("R16", "/tmp", steps(lambda: tmpfs("/tmp"), lambda: make("/tmp", "unbindable"))),
     Broken("R17", "/d", lambda: deleted("directory", "/c", "/d")),

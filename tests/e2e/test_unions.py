@@ -61,6 +61,12 @@ def counts(file: Path) -> list[int]:
     return list(map(int, file.read_text().split())) if file.exists() else []
 
 
+def goes_on(place: Place, counted: Path) -> None:
+    """Claim that somebody counts."""
+    least = len(counts(counted)) + 2
+    place.wait(lambda: len(counts(counted)) > least)
+
+
 def test_writes_go_on_in_a_volume(place: Place) -> None:
     """
     An overlay of directories of a volume is assembled again, twice in a row.
@@ -81,8 +87,7 @@ def test_writes_go_on_in_a_volume(place: Place) -> None:
         (found,) = (each for each in plan["externals"] if each["mountpoint"] == "/o")
         assert found["stack"]["upper"] == f"{volume}/upper"
         pid = place.restore(place.dump(pid, f"images{turn}"))
-        more = len(counts(counted)) + 2
-        place.wait((lambda least: lambda: len(counts(counted)) > least)(more))
+        goes_on(place, counted)
         assert counts(counted) == [*range(1, len(counts(counted)) + 1)]
         assert Path(f"/proc/{pid}/root/o/inner").read_text() == "from above\n"
 

@@ -95,8 +95,14 @@ def report(outcomes: list[Outcome], seconds: float) -> str:
         f"dumped and restored {back} ({100 * back / max(count, 1):.1f} %)",
         f"predictions right {right} ({100 * right / max(count, 1):.1f} %)",
     ]
-    refused = Counter(each.refused_by for each in outcomes if each.refused_by)
-    lines += [f"refused by {rules}: {number}" for rules, number in refused.most_common()]
+    refused: dict[str, list[int]] = {}
+    for each in outcomes:
+        if each.refused_by:
+            refused.setdefault(each.refused_by, []).append(each.seed)
+    lines += [
+        f"refused by {rules}: {len(seeds)}: seeds {', '.join(map(str, seeds))}"
+        for rules, seeds in sorted(refused.items(), key=lambda each: -len(each[1]))
+    ]
     lines += [
         f"wrong: {kind}: {len(seeds)}: seeds {', '.join(map(str, seeds))}"
         for kind, seeds in sorted(wrong.items(), key=lambda each: -len(each[1]))

@@ -26,46 +26,53 @@ from mountcr.criu import binary, log
 from mountcr.criu.options import CriuOptions, to_argv
 from mountcr.engines import pid as processes
 from mountcr.errors import CriuError, MountcrError, VerificationError
+from mountcr.graph import MountGraph
 from mountcr.graph.diff import Difference, diff_namespaces
 from mountcr.graph.rebound import without_sources
-from mountcr.model import Severity
+from mountcr.kernel.live import LiveKernel
+from mountcr.kernel.private import in_private_namespace
+from mountcr.model import MountNamespace
 from mountcr.observation import observe, observe_host
 from mountcr.operations import dump as dumping
 from mountcr.operations import restore as restoring
 from mountcr.operations import restored
 from mountcr.paths import KPath, encode
-from mountcr.planning.choices import Choices
+from mountcr.planning.choices import RESTORE_ROOT, Choices
+from mountcr.planning.externals import CYCLE
 from mountcr.planning.planner import make_plan
 from mountcr.planning.records import Verdict
+from mountcr.planning.unions import assemble_unions
 from mountcr.rules.table import table
 from oracle import container as real
 from oracle.ground import Place, unmount_below
+from oracle.meaning import (
+    cured_later,
+    in_dump,
+    only,
+    shape,
+    show_tables,
+    visible,
+    what_differs,
+    who_says,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mountcr.model import Container, Finding, Mount
+    from mountcr.model import Container, Finding
     from mountcr.planning.records import Plan
     from oracle.ground import Ground
     from oracle.recipe import Recipe
 
 __all__ = ["Failure", "Outcome", "judge"]
 
-DUMP_STAGES: Final = frozenset({"parse", "tree", "external", "sharing", "content", "file"})
-"""Stages in which CRIU refuses while it dumps."""
+_BY_ENGINE: Final = frozenset({"R6", "R7", "R15"})
+"""Refusals at restore that the older engine cures, and no external."""
 
 _SINGLE: Final = 3
 """How many externals of a container are left out one by one; more cost time and say the same."""
 
-_WHATS: Final = (
-    *("mount", "root", "deleted", "fstype", "source", "options", "super options"),
-    *("shared", "master", "unbindable", "superblock", "peer group", "bound namespace"),
-    "host peers",
-)
-"""What can differ, in the words of `graph.diff`."""
-
 _TIMEOUT: Final = 60
-_PATHS: Final = re.compile(r"\.?/.*")
 _YARD: Final = re.compile(r"/tmp/\.criu\.mntns\.[A-Za-z0-9]{6}")
 
 
@@ -149,7 +156,7 @@ class _Trial:
         self.outside = mountinfo.read()
         self.assembled: frozenset[KPath] = frozenset()
         self.seen = self._witness(pid)
-        self.outcome.table = _text(self.before)
+        self.outcome.table = show_tables(self.before)
 
     def run(self) -> None:
         """Predict and try."""
@@ -209,7 +216,7 @@ class _Trial:
 
         First without any, then without one external at a time, which shows that it is needed.
         """
-        expected = [each for each in plan.findings if _in_dump(each)]
+        expected = [each for each in plan.findings if in_dump(each)]
         if not expected:
             return
         options = msgspec.structs.replace(plan.criu.dump_options, leave_running=True)
@@ -221,6 +228,8 @@ class _Trial:
         for number, external in enumerate(plan.externals[:_SINGLE]):
             if not any(each.mount == external.mountpoint for each in expected):
                 continue
+            if external.because == CYCLE:
+                continue  # it is needed for the restore
             start = f"mnt[{external.mountpoint}]:"
             left = tuple(each for each in options.externals if not each.startswith(start))
             without = msgspec.structs.replace(options, externals=left)
@@ -233,12 +242,14 @@ class _Trial:
         That may work all the same: CRIU mounts an overlay of the host's directories as it was. A
         dump that fails is what other rules are about.
         """
-        later = [each for each in plan.findings if _cured_later(each)]
+        later = [each for each in plan.findings if cured_later(each)]
         if not later or plan.refusals:
             return
+        if any(mount.deleted for mounts in self.before.values() for mount in mounts):
+            return  # a restore that fails leaves what CRIU makes in their place
         images = self.place.top / "later-images"
         images.mkdir()
-        starts = tuple(f"mnt[{each.mount}]:" for each in later)
+        starts = tuple(f"mnt[{each.mount}]:" for each in later if each.rule not in _BY_ENGINE)
         options = msgspec.structs.replace(
             plan.criu.dump_options,
             images=encode(str(images)),
@@ -249,17 +260,19 @@ class _Trial:
         )
         if self._criu(options, "later").status:
             return
-        again = msgspec.structs.replace(plan.criu.restore_options, images=encode(str(images)))
-        done, pid = self._restore_alone(again, "later-restore")
+        again = msgspec.structs.replace(
+            plan.criu.restore_options, images=encode(str(images)), mntns_compat=False
+        )
+        done, pid = self._restore_alone(plan, again, "later-restore")
         names = "/".join(sorted({each.rule for each in later}))
         if done.status == 0:
             if self._differences(pid) or self._changed(pid):
                 self._confirm(each.rule for each in later)
             real.end(pid)
-        elif said := _who_says(done.said, later):
+        elif said := who_says(done.said, later):
             self._confirm(said)
         else:
-            self._fail(f"{names} says something else: {_shape(done.said)}", done.said)
+            self._fail(f"{names} says something else: {shape(done.said)}", done.said)
 
     def _fails(self, options: CriuOptions, name: str, expected: list[Finding]) -> bool:
         """Have CRIU dump and fail for one of the reasons that are expected; tell whether it did."""
@@ -270,11 +283,11 @@ class _Trial:
         if done.status == 0:
             self._fail(f"{names} does not happen ({name.rstrip('0123456789')})", name)
             return False
-        said = _who_says(done.said, expected)
+        said = who_says(done.said, expected)
         if said:
             self._confirm(said)
         else:
-            self._fail(f"{names} says something else: {_shape(done.said)}", done.said)
+            self._fail(f"{names} says something else: {shape(done.said)}", done.said)
         return bool(said)
 
     # A plan that refuses
@@ -289,23 +302,23 @@ class _Trial:
             self._expect_message(done, plan, names)
             return
         self.outcome.dumped = True
-        later = [each for each in plan.refusals if not _in_dump(each)]
+        later = [each for each in plan.refusals if not in_dump(each)]
         if not later:
             self._fail(f"refused by {names}, but CRIU dumps")
             return
         self._restore_by_hand(plan, names)
 
     def _expect_message(self, done: _Done, plan: Plan, names: str) -> None:
-        said = _who_says(done.said, plan.refusals)
+        said = who_says(done.said, plan.refusals)
         silent = [each.rule for each in plan.refusals if not table()[each.rule].message]
         if said or silent:
             self._confirm(said or silent)
         else:
-            self._fail(f"refused by {names}, for another reason: {_shape(done.said)}", done.said)
+            self._fail(f"refused by {names}, for another reason: {shape(done.said)}", done.said)
 
     def _restore_by_hand(self, plan: Plan, names: str) -> None:
         """Restore with CRIU alone, on the root as it still is on the host."""
-        done, pid = self._restore_alone(plan.criu.restore_options, "by-hand-restore")
+        done, pid = self._restore_alone(plan, plan.criu.restore_options, "by-hand-restore")
         if done.status:
             self._expect_message(done, plan, names)
             return
@@ -316,16 +329,33 @@ class _Trial:
         else:
             self._fail(f"refused by {names}, but CRIU dumps and restores, and nothing differs")
 
-    def _restore_alone(self, options: CriuOptions, name: str) -> tuple[_Done, int]:
+    def _restore_alone(self, plan: Plan, options: CriuOptions, name: str) -> tuple[_Done, int]:
         """Have CRIU restore on the root as it is on the host; give the pid of its root task."""
         pidfile = self.place.top / f"{name}.pid"
         root = self.place.path("root")
         extra = (*options.extra, "--pidfile", str(pidfile))
-        done = self._criu(msgspec.structs.replace(options, root=root, extra=extra), name)
+        options = msgspec.structs.replace(options, root=root, extra=extra)
+        if any(each.stack for each in plan.externals):
+            done = in_private_namespace(lambda: self._in_assembled(plan, root, options, name))
+        else:
+            done = self._criu(options, name)
         pid = int(pidfile.read_text()) if done.status == 0 else 0
         if pid:
             self.running[pid] = real.started(pid)
         return done, pid
+
+    def _in_assembled(self, plan: Plan, root: KPath, options: CriuOptions, name: str) -> _Done:
+        """Assemble the overlays of the container, as a person would have to, and run CRIU."""
+        kernel = LiveKernel()
+        kernel.make_directory(RESTORE_ROOT)
+        kernel.bind(root, RESTORE_ROOT)
+        graph = MountGraph(
+            MountNamespace(id=number, pid=0, mounts=mounts)
+            for number, mounts in self.before.items()
+        )
+        for step in assemble_unions(graph, plan.externals):
+            step.execute(kernel)
+        return self._criu(options, name)
 
     # A plan that accepts
 
@@ -336,7 +366,7 @@ class _Trial:
             dumping.dump(found, choices)
         except CriuError as error:
             said = error.first_error or str(error)
-            self._fail(f"unannounced refusal of the dump: {_shape(said)}", said)
+            self._fail(f"unannounced refusal of the dump: {shape(said)}", said)
             return
         except MountcrError as error:
             self._fail(f"the dump raises {type(error).__name__}", str(error))
@@ -365,11 +395,11 @@ class _Trial:
             result = restoring.restore(self.images, Choices())
         except CriuError as error:
             said = error.first_error or str(error)
-            self._fail(f"unannounced refusal of the restore: {_shape(said)}", said)
+            self._fail(f"unannounced refusal of the restore: {shape(said)}", said)
             return
         except VerificationError as error:
             for line in error.differences:
-                self._fail(f"unannounced difference of {_what(line)}", line)
+                self._fail(f"unannounced difference of {what_differs(line)}", line)
             return
         except MountcrError as error:
             self._fail(f"the restore raises {type(error).__name__}", str(error))
@@ -412,72 +442,14 @@ class _Trial:
             if not restored.is_announced(plan, each):
                 self._fail(f"unannounced difference of {each.what}", str(each))
         for loss in plan.losses:
-            if not _visible(plan, loss):
+            if not visible(plan, loss):
                 continue
-            if any(restored.is_announced(_only(plan, loss), each) for each in differences):
+            if any(restored.is_announced(only(plan, loss), each) for each in differences):
                 self._confirm({loss.rule})
             else:
                 self._fail(f"loss {loss.rule} does not happen", f"{loss.mount}: {loss.message}")
-        hidden = [loss for loss in plan.losses if not _visible(plan, loss)]
+        hidden = [loss for loss in plan.losses if not visible(plan, loss)]
         changed = {encode(path) for path in self._changed(pid)}
         self._confirm(loss.rule for loss in hidden if loss.mount in changed)
         for path in sorted(changed - {loss.mount for loss in hidden}):
             self._fail("unannounced change of content", path)
-
-
-def _shape(said: str) -> str:
-    """Give what CRIU said without the numbers and paths in it."""
-    words = (_PATHS.sub("PATH", re.sub(r"[0-9]+", "N", word)) for word in said.split())
-    return " ".join(words)
-
-
-def _what(line: str) -> str:
-    """Give what differs from a line of a VerificationError: path, what, before and after."""
-    found = re.search(r": ([a-z ]+): .* -> ", line)
-    return found[1] if found else line
-
-
-def _only(plan: Plan, loss: Finding) -> Plan:
-    return msgspec.structs.replace(plan, findings=(loss,))
-
-
-def _visible(plan: Plan, loss: Finding) -> bool:
-    """Tell whether a loss announces differences that mount tables show."""
-    return any(
-        restored.is_announced(
-            _only(plan, loss), Difference(path=KPath(loss.mount), what=what, before="x", after="")
-        )
-        for what in _WHATS
-    )
-
-
-def _in_dump(finding: Finding) -> bool:
-    """Tell whether CRIU says it in a dump, in words that are known."""
-    rule = table()[finding.rule]
-    refusal = finding.severity is Severity.REFUSAL
-    return refusal and rule.stage in DUMP_STAGES and bool(rule.message)
-
-
-def _cured_later(finding: Finding) -> bool:
-    """Tell whether it is cured, and CRIU would say it in a restore, in words that are known."""
-    rule = table()[finding.rule]
-    return finding.cured and rule.stage == "restore" and bool(rule.message)
-
-
-def _who_says(said: str, findings: Iterable[Finding]) -> set[str]:
-    """Give the rules whose message this is."""
-    rules = {each.rule for each in findings}
-    messages = {rule: table()[rule].message for rule in rules}
-    return {rule for rule, message in messages.items() if message and re.search(message, said)}
-
-
-def _text(tables: dict[int, tuple[Mount, ...]]) -> str:
-    """Give mount tables for people."""
-    lines: list[str] = []
-    for inner, mounts in tables.items():
-        lines.append(f"mount namespace of pid {inner}:")
-        lines += [
-            "  " + mountinfo.format_line(each).decode("utf-8", "backslashreplace")
-            for each in mounts
-        ]
-    return "\n".join(lines)

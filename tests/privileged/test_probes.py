@@ -9,11 +9,11 @@ import tempfile
 import pytest
 
 from mountcr import mountinfo
-from mountcr.kernel.probes import probe
+from mountcr.kernel.probes import probe, probe_criu_engine
 from scratch import NEW_CALLS, lack
 
 CALLS = {"open_tree", "move_mount", "mount_setattr", "openat2", "statmount", "listmount"}
-OTHERS = {"fsopen overlay", "overlay layers by descriptor", "overlay"}
+OTHERS = {"fsopen overlay", "overlay layers by descriptor", "overlay", "move_mount set group"}
 
 
 def test_every_probe_has_an_answer() -> None:
@@ -33,6 +33,13 @@ def test_a_call_that_the_kernel_lacks(call: str) -> None:
     assert {name: after[name] for name in CALLS - {call}} == {
         name: before[name] for name in CALLS - {call}
     }
+
+
+def test_what_the_restore_engine_needs() -> None:
+    """It is known to root whether there is MOVE_MOUNT_SET_GROUP, and lacks where its call does."""
+    assert set(probe_criu_engine()) == {"openat2", "move_mount set group"}
+    lack("move_mount")
+    assert probe_criu_engine()["move_mount set group"] is False
 
 
 @pytest.mark.requires("overlay")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fdinfo tells is read as the kernel writes it; what a file system says of an ELF file too."""
+"""What is observed of descriptors, of what CRIU searches, and of programs."""
 
 from __future__ import annotations
 

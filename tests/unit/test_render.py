@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -15,7 +14,7 @@ from mountcr.criu.dialects import shell_line
 from mountcr.criu.options import Kind
 from mountcr.model import Finding, Severity
 from mountcr.planning.planner import make_plan
-from mountcr.planning.records import Plan, Verdict
+from mountcr.planning.records import Engine, Plan, Verdict
 from mountcr.render.outline import DEEPEST, Outline
 from mountcr.render.plan import outline_plan, verdict_sentence
 
@@ -176,33 +175,23 @@ def test_the_order_of_a_plan() -> None:
         "losses",
         "notes",
         "cured by this plan",
+        "restore engine: v2, which can make these mounts",
         "root file system: overlay",
         "criu",
     ]
 
 
-class Engine(NamedTuple):
-    """What a plan says of the restore engine."""
-
-    name: str = "v2"
-    because: str = "the kernel has MOVE_MOUNT_SET_GROUP"
-    representable: bool = True
-    other: str = "v1"
-    losses: tuple[str, ...] = ()
-
-
-class PlanWithEngine(Plan, frozen=True, kw_only=True):
-    """A plan that names the engine."""
-
-    engine: Engine  # type: ignore[assignment, unused-ignore]
+ENGINE = Engine(
+    name="v2", because="the kernel has MOVE_MOUNT_SET_GROUP", representable=True, other="v1"
+)
 
 
 @pytest.mark.parametrize(
     ("engine", "explain", "lines"),
     [
-        (Engine(), False, ["restore engine: v2, which can make these mounts"]),
+        (ENGINE, False, ["restore engine: v2, which can make these mounts"]),
         (
-            Engine(),
+            ENGINE,
             True,
             [
                 "restore engine: v2, which can make these mounts",
@@ -210,7 +199,9 @@ class PlanWithEngine(Plan, frozen=True, kw_only=True):
             ],
         ),
         (
-            Engine(representable=False, losses=("the master of /a", "the peers of /b")),
+            msgspec.structs.replace(
+                ENGINE, representable=False, losses=("the master of /a", "the peers of /b")
+            ),
             False,
             [
                 "restore engine: v2, which cannot make these mounts",
@@ -223,10 +214,8 @@ class PlanWithEngine(Plan, frozen=True, kw_only=True):
 )
 def test_the_restore_engine(engine: Engine, *, explain: bool, lines: list[str]) -> None:
     """Which one, whether it can make the mounts, what the other would lose; explained, why."""
-    plan = judged(Verdict.OK)
-    fields: dict[str, Any] = {name: getattr(plan, name) for name in plan.__struct_fields__}
-    fields["engine"] = engine
-    text = outline_plan(PlanWithEngine(**fields), explain=explain).plain()
+    plan = msgspec.structs.replace(judged(Verdict.OK), engine=engine)
+    text = outline_plan(plan, explain=explain).plain()
     found = [line.lstrip("│├└─ ") for line in text.splitlines()]
     at = found.index(lines[0])
     assert found[at : at + len(lines)] == lines

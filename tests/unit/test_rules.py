@@ -334,7 +334,46 @@ CASES: Final = (
             InodeType.FILE,
         ),
     ),
-    Case("R15", "/proc", builders.facts(f"{ROOT}\n11 10 0:60 / /t rw shared:7 - tmpfs t rw", HOST)),
+    Case(
+        "R6",
+        "/t",
+        with_mounts(
+            TMPFS.replace("rw -", "rw master:7 -"), "12 10 0:60 /s /s rw shared:7 - tmpfs t rw"
+        ),
+    ),
+    Case(
+        "R6",
+        "/t",
+        with_mounts(
+            TMPFS.replace("rw -", "rw master:7 -"), "12 10 0:60 /s /s rw shared:7 - tmpfs t rw"
+        ),
+        choices=given("--mntns-compat-mode"),
+        cured=True,
+    ),
+    Case(
+        "R7",
+        "/u",
+        with_mounts(
+            TMPFS,
+            "12 10 0:60 /s /s rw shared:7 - tmpfs t rw",
+            "13 10 0:60 /u /u rw shared:7 - tmpfs t rw",
+        ),
+    ),
+    Case(
+        "R15",
+        "/proc",
+        builders.facts(f"{ROOT}\n11 10 0:60 / /t rw shared:7 - tmpfs t rw", HOST),
+        cured=True,
+    ),
+    Case(
+        "R15",
+        "/proc",
+        builders.facts(
+            f"{ROOT}\n11 10 0:60 / /t rw shared:7 - tmpfs t rw\n"
+            "12 10 0:60 / /u rw shared:7 - tmpfs t rw\n13 12 0:61 / /u/v rw - tmpfs t rw",
+            HOST,
+        ),
+    ),
     Case(
         "R15",
         "/proc",
@@ -518,6 +557,9 @@ UNREACHABLE: Final = "has unreachable sharing. Try --enable-external-masters."
         ("mnt: Unable to mount overlay /tmp/m/mnt-0000000053 (id=53): No such file", "O1"),
         ("Can't retrieve FD from socket", "L9"),
         ("mnt-v2: Failed to make mount 49 shared: No such file or directory", "R15"),
+        ("mnt-v2: Failed to copy sharing from 6: to 4: Invalid argument", "R6"),
+        ("mnt-v2: Failed to copy sharing from -1:/h/B to 6: Invalid argument", "R6"),
+        ("mnt-v2: Can't copy sharing from 70[/srv/file] to 71[/srv/dir]", "R7"),
         ("mnt: Unable to mount tmpfs in crtools-put-root.lCcYVJ: Invalid argument", "R16"),
         ("mnt-v2: Can't re-create deleted directory /tmp/x/v/d/g: File exists", "R17"),
         ("mnt: failed to dump fs ./far (fuse.sshfs): always fail", "C1"),
