@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["held_back", "hold_back", "let_through"]
 
-_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
+_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGALRM})
+"""The last one is a signal that came at a bad moment, again."""
 
 
 def hold_back() -> frozenset[int]:

@@ -79,8 +79,22 @@ class _Interrupt(KeyboardInterrupt):
     """
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    """Unwind on SIGTERM as on Ctrl-C, so that everything is undone."""
+_IMPORT: Final = "<frozen importlib"
+_AGAIN: Final = 0.005
+"""Seconds until a signal that came while a module was loaded is looked at again."""
+
+
+def _terminate(_number: int, frame: FrameType | None) -> None:
+    """
+    Unwind on SIGTERM as on Ctrl-C, so that everything is undone.
+
+    Not out of an import, where an exception can get lost in a callback: the timer brings it again.
+    """
+    while frame:
+        if frame.f_code.co_filename.startswith(_IMPORT):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
+        frame = frame.f_back
     raise _Interrupt
 
 
@@ -90,13 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, criu_options = _split(arguments)
     parsed = build_parser().parse_args(own)
     parsed.criu_options = criu_options
-    handled = (signal.SIGINT, signal.SIGTERM)
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     previous = {number: signal.signal(number, _terminate) for number in handled}
     try:
         return _run(parsed)
     finally:
         if argv is None:
             hold_back()  # what is done is done: nothing changes the status on the way out
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in previous.items():
             signal.signal(number, handler)
 

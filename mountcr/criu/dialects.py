@@ -89,8 +89,6 @@ def _shell_byte(byte: int) -> str:
 
 # --- CRIU 1.3 to 2 --------------------------------------------------------------------------------
 
-_UNKNOWN_TO_OLD: Final = {"mntns_compat": "--mntns-compat-mode"}
-
 # What CRIU 1.3 had not, and the first release that surely has it (criu.org/Download/criu/1.x; the
 # numbers of the fields in rpc.proto, which were given in this order).
 _CAME_WITH: Final = (
@@ -114,17 +112,15 @@ def legacy_argv(options: CriuOptions) -> list[str]:
 
     `--external mnt[A]:B` becomes `--ext-mount-map A:B`, which CRIU splits at the first colon.
     `--manage-cgroups` took no mode before 1.7 and has meant soft since, so soft is the word alone,
-    ignore is no word, and no other mode can be said. Raises CapabilityError naming the first option
+    ignore is no word, and no other mode can be said. `--mntns-compat-mode` asks for the only engine
+    that there was, and is left out. Raises CapabilityError naming the first option
     that has no words.
     """
-    for field, word in _UNKNOWN_TO_OLD.items():
-        if getattr(options, field):
-            raise _no_words(word, "such a CRIU has only the engine that this asks for")
     maps = [word for each in options.externals for word in _legacy_external(each, options.kind)]
     for _, key in options.inherit_fds:
         if key.startswith(("file[", "tty[")):
             raise _no_words(f"--inherit-fd {key}", "use a CRIU of 3 or newer for this container")
-    words = to_argv(msgspec.structs.replace(options, externals=(), extra=()))
+    words = to_argv(msgspec.structs.replace(options, externals=(), extra=(), mntns_compat=False))
     words = _legacy_cgroups(words, options.manage_cgroups)
     return [*map(paths.encode, words), *maps, *map(paths.encode, options.extra)]
 

@@ -67,7 +67,7 @@ class MountGraph:
         for each in self.namespaces:
             self.trees[each.id] = MountTree(each.mounts)
             require_tree(each, self.trees[each.id])
-        self._keys: dict[tuple[str, str | None, str, str], int] = {}
+        self._superblock_of: dict[int, int] = {}  # by id(), which compares no text
         self._superblocks: list[dict[KPath, Sequence[tuple[int, Node, Mount]]]] = []
         self._types: dict[str, list[tuple[Node, Mount]]] = {}
         self._groups: dict[int, list[Node]] = {}
@@ -79,15 +79,17 @@ class MountGraph:
     def _index(self) -> None:
         """Look at every mount once."""
         indices: dict[tuple[str, ...], int] = {}
+        keys: dict[tuple[str, str | None, str, str], int] = {}
         by_fstype: dict[str, list[tuple[Node, Mount]]] = {}
         for ordinal, pair in enumerate(self.nodes()):
             node, mount = pair
             text = (mount.dev, mount.source, mount.fstype, mount.super_options)
-            index = self._keys.get(text)
+            index = keys.get(text)
             if index is None:
-                index = self._keys[text] = indices.setdefault(superblock(mount), len(indices))
+                index = keys[text] = indices.setdefault(superblock(mount), len(indices))
                 if index == len(self._superblocks):
                     self._superblocks.append({})
+            self._superblock_of[id(mount)] = index
             roots = self._superblocks[index]
             put(roots, bare_root(mount), (ordinal, node, mount))
             if mount.fstype not in by_fstype:
@@ -149,8 +151,8 @@ class MountGraph:
         yield from enumerate(self._superblocks)
 
     def superblock_of(self, mount: Mount) -> int:
-        """Give the number of what CRIU takes for a mount's superblock. Raises KeyError."""
-        return self._keys[mount.dev, mount.source, mount.fstype, mount.super_options]
+        """Give the number of what CRIU takes for the superblock of a mount of this graph."""
+        return self._superblock_of[id(mount)]
 
     def whole(self, mount: Mount) -> bool:
         """Tell whether a mount shows the whole of what CRIU takes for this one's superblock."""

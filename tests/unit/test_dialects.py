@@ -116,7 +116,6 @@ def test_autodetection_has_its_old_name() -> None:
         ("externals", ("mnt[/a]:b]:x",), "--ext-mount-map of mnt[/a]:b]:x"),
         ("inherit_fds", ((1, "file[7f:264]"),), "--inherit-fd file[7f:264]"),
         ("inherit_fds", ((1, "tty[8800:d]"),), "--inherit-fd tty[8800:d]"),
-        ("mntns_compat", True, "--mntns-compat-mode"),
         ("manage_cgroups", CgroupMode.FULL, "--manage-cgroups=full"),
         ("manage_cgroups", CgroupMode.NONE, "--manage-cgroups=none"),
     ],
@@ -126,6 +125,12 @@ def test_what_an_old_criu_has_no_words_for(field: str, value: object, named: str
     with pytest.raises(CapabilityError) as error:
         legacy_argv(msgspec.structs.replace(DUMP, **{field: value}))
     assert refused(error) == f"{named} cannot be said to a CRIU of 1.3 to 2"
+
+
+def test_an_old_criu_has_one_engine() -> None:
+    """What asks for the older engine is left out where there is no other."""
+    asked = msgspec.structs.replace(DUMP, mntns_compat=True)
+    assert legacy_argv(asked) == legacy_argv(DUMP)
 
 
 @pytest.mark.parametrize(
