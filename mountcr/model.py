@@ -90,8 +90,8 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     mountpoint, where it could be looked at from inside the namespace; None where another mount
     hides it or nobody looked. `layers_inside` are the directories of an overlay that are there in
     its own namespace, `layers_outside` those that are on the host by that path. `entries` is how
-    many names are in a mqueue or pstore, whose content CRIU does not dump; None for others and
-    where it could not be counted.
+    many names are in a mqueue or pstore, whose content CRIU does not dump, and in a control group,
+    which is empty when it was removed; None for others and where it could not be counted.
     """
 
     id: MountId

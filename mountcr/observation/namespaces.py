@@ -41,7 +41,7 @@ def _inspect(root: bytes, mount: Mount) -> Mount:
         if mount_id(fd) != mount.id:
             return mount
         mode = os.fstat(fd).st_mode
-        entries = _entries(fd) if mount.fstype in _MUST_BE_EMPTY else None
+        entries = _entries(fd) if _is_counted(mount) else None
     except OSError:
         return mount  # a file system that does not answer, FUSE without its daemon
     finally:
@@ -65,6 +65,12 @@ def _is_directory(path: bytes) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
+
+
+def _is_counted(mount: Mount) -> bool:
+    """Tell whether it matters if there is anything; a control group that was removed is empty."""
+    part = mount.root != ROOT and mount.fstype in {"cgroup", "cgroup2"}
+    return part or mount.fstype in _MUST_BE_EMPTY
 
 
 def _entries(fd: int) -> int | None:

@@ -28,7 +28,7 @@ from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
 from mountcr.planning.unions import assemble_unions, place_unions
 from mountcr.rules import Context, check
-from mountcr.rules.conditions import own_cgroups, own_pipes
+from mountcr.rules.conditions import in_chroot, own_cgroups, own_pipes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,8 +128,16 @@ def make_plan(
 
 
 def _without_mounts(facts: Facts) -> bool:
-    """Tell whether CRIU has no mount namespace to dump: none is there, or it is the host's own."""
-    return not facts.namespaces or facts.shares_mounts
+    """
+    Tell whether there is no tree of mounts to plan with.
+
+    None was seen, it is the host's own, which CRIU does not dump, or the root task sees a part of
+    it from a directory of its own, which CRIU refuses (rule T3).
+    """
+    if not facts.namespaces or facts.shares_mounts:
+        return True
+    mounts = facts.namespaces[0].mounts
+    return in_chroot(facts) and not any(mount.mountpoint == paths.ROOT for mount in mounts)
 
 
 def _summary(facts: Facts) -> ContainerSummary:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mountcr.graph.attributes import parsed_options
 from mountcr.graph.superblock import SUPPORTED
+from mountcr.model import FileKind
 from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "foreign_autofs",
     "foreign_fuse",
     "improper_roots",
+    "in_chroot",
     "master_settled",
     "nested_overlays",
     "own_cgroups",
@@ -41,6 +43,12 @@ __all__ = [
 ]
 
 _CGROUPS = frozenset({"cgroup", "cgroup2"})
+
+
+def in_chroot(facts: Facts) -> bool:
+    """Tell whether the root task has a root directory that is not the root of its mounts."""
+    files = facts.tasks[0].files if facts.tasks else ()
+    return any(file.kind is FileKind.ROOT and file.shown != ROOT for file in files)
 
 
 def own_cgroups(facts: Facts) -> bool:

@@ -120,10 +120,19 @@ def _held_unlinked(context: Context) -> Iterator[Found]:
                 yield Found(file.shown, f"{file.kind} of pid {task.pid}, on what is unlinked")
 
 
+def _removed_groups(context: Context) -> Iterator[Found]:
+    """R19: a control group that was removed is empty, and mountinfo does not mark it."""
+    if context.graph:
+        for _, mount in context.graph.of_type("cgroup", "cgroup2"):
+            if mount.entries == 0:
+                yield Found(mount.mountpoint, f"the control group {mount.root}")
+
+
 PREDICATES: Final = {
     "L9": _unseen_proc,
     "R15": _no_proc,
     "R16": _unbindable_root,
     "R17": _unlinked_again,
     "R18": _held_unlinked,
+    "R19": _removed_groups,
 }

@@ -115,6 +115,17 @@ def autofs() -> None:
     os.waitpid(daemon, 0)
 
 
+def removed_group() -> None:
+    """Bind a control group that is removed then."""
+    os.makedirs("/groups")
+    os.makedirs("/c")
+    syscalls.mount(b"groups", b"/groups", b"cgroup2", 0, b"")
+    group = f"/groups/mountcr-test-{os.getpid()}"
+    os.mkdir(group)
+    bind(group, "/c")
+    os.rmdir(group)
+
+
 def tracefs() -> None:
     """Mount a tracefs."""
     os.makedirs("/trace")
@@ -220,6 +231,7 @@ AT_RESTORE = (
     Broken("R16", "/", lambda: make("/", "unbindable")),
     Broken("R16", "/tmp", steps(lambda: tmpfs("/tmp"), lambda: make("/tmp", "unbindable"))),
     Broken("R17", "/d", lambda: deleted("directory", "/c", "/d")),
+    Broken("R19", "/c", removed_group),
     Broken("R17", "/d", lambda: deleted("file", "/c", "/d")),
 )
 

@@ -236,7 +236,7 @@ class _Generator:
         return [Deleted(source, self._at())]
 
     def make_overlay(self) -> list[Operation]:
-        layers = self._pick({"root": 6, "tmpfs": 1, "host": 3})
+        layers = self._pick({"root": 20, "tmpfs": 1, "host": 9})
         found: list[Operation] = []
         where = b"/var/lib/layers"
         if layers == "tmpfs":

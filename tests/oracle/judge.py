@@ -379,14 +379,23 @@ class _Trial:
             self._fail(f"the plan of the restore raises {type(error).__name__}", str(error))
             return
         if again.refusals:
-            self._late(again)
+            self._late(plan, again)
             return
         # the directories of an overlay have other paths when it is assembled
         self.assembled = frozenset(each.mountpoint for each in again.externals if each.stack)
         self._restore(plan, again)
 
-    def _late(self, again: Plan) -> None:
-        """A refusal that is found when the container is gone already was not announced."""
+    def _late(self, plan: Plan, again: Plan) -> None:
+        """
+        A refusal that is found when the container is gone already was not announced.
+
+        That a source has to be given, M3, was announced as E6.
+        """
+        sourceless = {each.mount for each in plan.losses if each.rule == "E6"}
+        if all(each.rule == "M3" and each.mount in sourceless for each in again.refusals):
+            self.outcome.refused_by = "E6"
+            self._confirm({"E6"})
+            return
         rules = "/".join(sorted({each.rule for each in again.refusals}))
         self._fail(f"{rules} refuses the restore only", again.refusals[0].message)
 

@@ -12,7 +12,9 @@ import builders
 from mountcr.cli import main
 from mountcr.errors import PlanError
 from mountcr.graph import MountGraph
+from mountcr.model import FileKind, OpenFile
 from mountcr.mountinfo import parse_table
+from mountcr.paths import KPath
 from mountcr.planning.planner import make_plan
 
 if TYPE_CHECKING:
@@ -76,6 +78,13 @@ def test_a_table_that_is_cut() -> None:
     for end in range(len(ROOT) + 2, len(text)):
         with pytest.raises(PlanError, match=r"^line 2: "):
             parse_table(text[:end])
+
+
+def test_a_chroot_is_no_broken_table() -> None:
+    """A root task that sees a part of its mounts only is refused by a rule, T3, and by no other."""
+    root = OpenFile(kind=FileKind.ROOT, shown=KPath("/srv/jail"))
+    plan = make_plan(builders.facts("12 99 0:3 / /proc rw - proc proc rw", files=(root,)))
+    assert [(each.rule, each.mount) for each in plan.refusals] == [("T3", "/srv/jail")]
 
 
 def test_mounts_over_the_root_are_no_second_root() -> None:

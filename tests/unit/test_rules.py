@@ -58,6 +58,17 @@ def with_mounts(*lines: str, host: str = HOST, root: str = ROOT) -> Facts:
     return builders.facts("\n".join([root, PROC, *lines]), host)
 
 
+def removed_group(line: str) -> Facts:
+    """Facts of a container with a control group that is empty, and the whole of its hierarchy."""
+    whole = "12 10 0:60 / /c rw - cgroup2 cgroup2 rw"
+    found = with_mounts(whole, line)
+    namespace = found.namespaces[0]
+    *others, mount = namespace.mounts
+    mounts = (*others, msgspec.structs.replace(mount, entries=0))
+    changed = msgspec.structs.replace(namespace, mounts=mounts)
+    return msgspec.structs.replace(found, namespaces=(changed,))
+
+
 def with_layers(line: str) -> Facts:
     """Facts of a container with an overlay in it whose directories are on the host."""
     found = with_mounts(line)
@@ -390,6 +401,7 @@ CASES: Final = (
             files=(OpenFile(kind=FileKind.CWD, shown=KPath("/b"), mnt_id=11, stat=DIRECTORY),),
         ),
     ),
+    Case("R19", "/b", removed_group("11 10 0:60 /gone /b rw - cgroup2 cgroup2 rw")),
     Case("R16", "/tmp", with_mounts(TMPFS.replace("/t rw -", "/tmp rw unbindable -"))),
     Case(
         "R17",
