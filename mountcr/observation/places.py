@@ -96,7 +96,7 @@ def _look(root: int, path: KPath, *, follow: bool) -> Place:
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
     relative = decode(path).lstrip(b"/") or b"."
     try:
-        fd = syscalls.openat2(root, relative, flags, 0, syscalls.RESOLVE_IN_ROOT)
+        fd = _open(root, relative, flags)
     except OSError as error:
         return Place(missing=error.errno == errno.ENOENT)
     try:
@@ -105,3 +105,19 @@ def _look(root: int, path: KPath, *, follow: bool) -> Place:
         return Place()
     finally:
         os.close(fd)
+
+
+def _open(root: int, path: bytes, flags: int) -> int:
+    """Open a path below a root directory, by openat2(2) or, before Linux 5.6, name by name."""
+    try:
+        return syscalls.openat2(root, path, flags, 0, syscalls.RESOLVE_IN_ROOT)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+    *directories, name = path.split(b"/")
+    with contextlib.ExitStack() as stack:
+        for each in directories:
+            # what the kernel shows has no symbolic links in it; one that is there leads elsewhere
+            root = os.open(each, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
+            stack.callback(os.close, root)
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=root)
