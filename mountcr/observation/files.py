@@ -31,6 +31,16 @@ _NAMED: Final = frozenset(InodeType) - {InodeType.SOCKET, InodeType.ANONYMOUS}
 """What CRIU opens again by its path."""
 
 
+_LOOKS: Final = 5
+"""How often a descriptor is looked at again."""
+
+
+def _agrees(file: OpenFile) -> bool:
+    """Tell whether the file is the one at the path that was shown, as far as that is known."""
+    stat, there = file.stat, file.at_path
+    return stat is None or there is None or (stat.dev, stat.ino) == (there.dev, there.ino)
+
+
 class _Observer:
     """Looks at the files of one task."""
 
@@ -48,25 +58,44 @@ class _Observer:
         """Give every descriptor; one that is closed meanwhile is left out."""
         for entry in sorted(os.listdir(f"/proc/{self.pid}/fd"), key=int):
             try:
-                path = f"/proc/{self.pid}/fd/{entry}"
-                shown = _shown(path)
-                info = fdinfo.read(f"/proc/{self.pid}/fdinfo/{entry}")
+                yield self._settled(int(entry))
             except FileNotFoundError:
                 continue
-            yield self.place(
-                OpenFile(
-                    kind=FileKind.FD,
-                    shown=shown,
-                    fd=int(entry),
-                    mnt_id=info.mnt_id,
-                    flags=info.flags,
-                    position=info.position,
-                    locked=info.locked,
-                    stat=_stat(path),
-                    marks=tuple(map(self._searched, info.marks)),
-                    tty_index=info.tty_index,
-                )
+
+    def _settled(self, fd: int) -> OpenFile:
+        """
+        Look at a descriptor; where link and file do not agree, until it is twice the same.
+
+        A task that runs may put another file there between two looks, as a shell does for echo.
+        """
+        file = self._descriptor(fd)
+        for _ in range(_LOOKS):
+            if not file.missing and _agrees(file):
+                break
+            again = self._descriptor(fd)
+            if (again.shown, again.stat, again.at_path) == (file.shown, file.stat, file.at_path):
+                break
+            file = again
+        return file
+
+    def _descriptor(self, fd: int) -> OpenFile:
+        path = f"/proc/{self.pid}/fd/{fd}"
+        shown = _shown(path)
+        info = fdinfo.read(f"/proc/{self.pid}/fdinfo/{fd}")
+        return self.place(
+            OpenFile(
+                kind=FileKind.FD,
+                shown=shown,
+                fd=fd,
+                mnt_id=info.mnt_id,
+                flags=info.flags,
+                position=info.position,
+                locked=info.locked,
+                stat=_stat(path),
+                marks=tuple(map(self._searched, info.marks)),
+                tty_index=info.tty_index,
             )
+        )
 
     def mappings(self) -> Iterator[OpenFile]:
         """

@@ -257,7 +257,7 @@ def test_a_hook_that_raises_stops_the_restore(
     tasks.end(pid)
     with pytest.raises(RuntimeError, match="no further"):
         session.restore(CriuOptions(kind=Kind.RESTORE, images=images), {stage: fail_here})
-    assert not runs(pid)
+    wait_for(lambda: not runs(pid))
 
 
 @pytest.mark.parametrize("stage", ["pre-resume", "post-resume"])
