@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr import paths
+from mountcr.graph.superblock import bare_root
 from mountcr.paths import ROOT, KPath
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from mountcr.model import Mount
 
 __all__ = ["SuperblockClasses"]
-
-_DELETED: Final = "//deleted"
-"""What follows the root of a mount when it is unlinked (fs/d_path.c, `dentry_path()`)."""
 
 _ROOT_CLASS: Final = "root"
 
@@ -35,10 +33,10 @@ class SuperblockClasses:
 
     def __init__(self, root: Mount | None, mounts: Iterable[Mount]) -> None:
         self._root = root
-        self._root_directory = _directory(root) if root else ROOT
+        self._root_directory = bare_root(root) if root else ROOT
         members: dict[str, set[KPath]] = {}
         for mount in mounts:
-            members.setdefault(self.name(mount), set()).add(_directory(mount))
+            members.setdefault(self.name(mount), set()).add(bare_root(mount))
         self._bases = {name: _common(roots) for name, roots in members.items()}
 
     def of_root(self, mount: Mount) -> bool:
@@ -47,7 +45,7 @@ class SuperblockClasses:
         return (
             root is not None
             and mount.dev == root.dev
-            and paths.is_beneath(_directory(mount), self._root_directory)
+            and paths.is_beneath(bare_root(mount), self._root_directory)
         )
 
     def name(self, mount: Mount) -> str:
@@ -56,15 +54,10 @@ class SuperblockClasses:
 
     def shown(self, mount: Mount) -> str:
         """Give what a mount shows, relative to what its class has in common."""
-        directory = _directory(mount)
+        directory = bare_root(mount)
         if not directory.startswith("/"):
             return directory.partition(":")[0]  # a namespace, whose number is the kernel's
         return paths.relative_to(directory, self._bases[self.name(mount)])
-
-
-def _directory(mount: Mount) -> KPath:
-    """Give the root of a mount as it was before it was unlinked."""
-    return KPath(mount.root.removesuffix(_DELETED) or ROOT)
 
 
 def _common(roots: Iterable[KPath]) -> KPath:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mountcr import paths
 from mountcr.graph import Node
+from mountcr.graph.coverage import is_part
 from mountcr.graph.sharing import unrepresentable
 from mountcr.graph.superblock import bare_root
 from mountcr.model import InodeType
@@ -98,7 +99,7 @@ def _receivers(graph: MountGraph, externals: Collection[Node]) -> Iterator[str]:
         if node in externals:
             found = mount.master in given
         else:
-            found = not root and _is_bindable(mount, shown[mount.master])
+            found = not root and is_part(mount, shown[mount.master])
         if not found:
             yield f"{mount.mountpoint} would not receive from peer group {mount.master}"
 
@@ -110,11 +111,6 @@ def _shared(graph: MountGraph) -> dict[int, set[int]]:
         if mount.shared:
             found.setdefault(graph.superblock_of(mount), set()).add(mount.shared)
     return found
-
-
-def _is_bindable(mount: Mount, roots: Collection[KPath]) -> bool:
-    """Tell whether a mount shows a part of what a mount with one of some roots shows."""
-    return any(root in roots for root in paths.prefixes(bare_root(mount)))
 
 
 def _unreachable_binds(graph: MountGraph, externals: Collection[Node]) -> Iterator[str]:

@@ -14,13 +14,13 @@ from mountcr.graph.superblock import bare_root
 from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from mountcr.graph import MountGraph, Node
     from mountcr.model import Mount
     from mountcr.paths import KPath
 
-__all__ = ["Coverage"]
+__all__ = ["Coverage", "is_part"]
 
 
 class Coverage:
@@ -49,15 +49,20 @@ class Coverage:
 
     def holds(self, mount: Mount) -> bool:
         """Tell whether the root or an external, maybe the mount itself, holds what it shows."""
-        return _any(self._held.get(self.graph.superblock_of(mount)), mount)
+        return is_part(mount, self._held.get(self.graph.superblock_of(mount), ()))
 
     def reaches_master(self, mount: Mount) -> bool:
-        """Tell whether one of those that hold what a slave shows receives from the same group."""
+        """
+        Tell whether one of those that hold what a slave shows receives from the same group.
+
+        CRIU then takes the master of the slave from what is given for that one.
+        """
         key = (self.graph.superblock_of(mount), mount.master)
-        return _any(self._masters.get(key), mount)
+        return is_part(mount, self._masters.get(key, ()))
 
 
-def _any(roots: set[KPath] | None, mount: Mount) -> bool:
+def is_part(mount: Mount, roots: Collection[KPath]) -> bool:
+    """Tell whether one of some roots is the root of a mount or a directory that holds it."""
     if not roots:
         return False
     root = bare_root(mount)

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr import paths
 from mountcr.graph import Node
-from mountcr.graph.coverage import Coverage
+from mountcr.graph.coverage import Coverage, is_part
 from mountcr.graph.superblock import bare_root
 from mountcr.paths import ROOT
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mountcr.graph import MountGraph
-    from mountcr.model import Mount
     from mountcr.paths import KPath
 
 __all__ = ["build_order"]
@@ -85,12 +83,11 @@ class _Builder:
         mount = self.graph.mount(node)
         if mount is self.graph.root or node in self.coverage.externals:
             return True
-        there = self._there.get(self.graph.superblock_of(mount), set())
-        if any(root in there for root in paths.prefixes(bare_root(mount))):
+        if is_part(mount, self._there.get(self.graph.superblock_of(mount), ())):
             return True
         return bare_root(mount) == ROOT and not self.coverage.holds(mount)
 
     def _make(self, node: Node) -> None:
-        mount: Mount = self.graph.mount(node)
+        mount = self.graph.mount(node)
         self.made.append(node)
         self._there.setdefault(self.graph.superblock_of(mount), set()).add(bare_root(mount))

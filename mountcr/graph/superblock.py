@@ -22,6 +22,7 @@ _FLAGS: Final = frozenset({"rw", "ro", "sync", "dirsync", "mand"})
 """Options that are flags of the superblock and not part of its option text."""
 
 _DELETED: Final = "//deleted"
+"""What follows the root of a mount when it is unlinked (fs/d_path.c, `dentry_path()`)."""
 
 SUPPORTED: Final = frozenset(
     {

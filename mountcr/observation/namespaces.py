@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,6 +21,9 @@ from mountcr.observation.stats import inode_type
 from mountcr.overlayopts import parse_options
 from mountcr.paths import ROOT, KPath, decode
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = ["observe_namespace", "observe_namespaces"]
 
 _MUST_BE_EMPTY: Final = frozenset({"mqueue", "pstore"})
@@ -30,8 +33,9 @@ _MUST_BE_EMPTY: Final = frozenset({"mqueue", "pstore"})
 def _inspect(root: bytes, mount: Mount) -> Mount:
     """Look at the mountpoint through a task's root; as it is where another mount hides it."""
     if mount.fstype == "overlay" and mount.mountpoint != ROOT:
+        layers = _layers(mount)
         mount = msgspec.structs.replace(
-            mount, layers_inside=_layers(root, mount), layers_outside=_layers(b"", mount)
+            mount, layers_inside=_there(root, layers), layers_outside=_there(b"", layers)
         )
     try:
         fd = os.open(root + decode(mount.mountpoint), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -49,15 +53,17 @@ def _inspect(root: bytes, mount: Mount) -> Mount:
     return msgspec.structs.replace(mount, type=inode_type(mode), mode=mode, entries=entries)
 
 
-def _layers(root: bytes, mount: Mount) -> tuple[KPath, ...]:
-    """Give the directories of an overlay that are there, seen from a root directory."""
+def _layers(mount: Mount) -> list[KPath]:
+    """Give the directories of an overlay that are told by an absolute path."""
     options = parse_options(mount.super_options)
     others = filter(None, (options.upper, options.work))
-    return tuple(
-        path
-        for path in (*options.lowers, *options.data, *others)
-        if path.startswith("/") and _is_directory(root + decode(path))
-    )
+    given = (*options.lowers, *options.data, *others)
+    return [path for path in given if path.startswith("/")]
+
+
+def _there(root: bytes, layers: Iterable[KPath]) -> tuple[KPath, ...]:
+    """Give the directories that are there, seen from a root directory."""
+    return tuple(path for path in layers if _is_directory(root + decode(path)))
 
 
 def _is_directory(path: bytes) -> bool:

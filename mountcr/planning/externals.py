@@ -74,7 +74,7 @@ def _choose(graph: MountGraph, candidates: _Candidates) -> dict[MountId, str]:
     coverage = Coverage(graph, _keyed(graph, candidates.given))
     chosen: dict[MountId, str] = {}
     for each in sorted(candidates.all(), key=_wide_first):
-        test = conditions.master_settled if each.of_master else conditions.settled
+        test = Coverage.reaches_master if each.of_master else Coverage.holds
         if not test(coverage, each.mount):
             chosen[each.mount.id] = each.because
             for mount in graph.tree.at(each.mount.mountpoint):  # one key names them all
@@ -248,8 +248,7 @@ def _autodetected(graph: MountGraph, host: Sequence[Mount], given: Given) -> Ite
     by_superblock: dict[tuple[str, ...], list[Mount]] = {}
     for mount in host:
         by_superblock.setdefault(superblock(mount), []).append(mount)
-    for number, roots in graph.superblocks():
-        del number
+    for _, roots in graph.superblocks():
         members = [each for found in roots.values() for each in found]
         matches = by_superblock.get(superblock(members[0][2]), [])
         for _, node, mount in members if matches else ():

@@ -28,7 +28,7 @@ from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
 from mountcr.planning.unions import assemble_unions, place_unions
 from mountcr.rules import Context, check
-from mountcr.rules.conditions import in_chroot, own_cgroups, own_pipes
+from mountcr.rules.conditions import chroot_of, own_cgroups, own_pipes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,10 +103,11 @@ def make_plan(
         given=given,
     )
     engine = choose_engine(context)
-    if target and rootfs and case.graph and engine and engine.name == "v1":
+    compat = engine is not None and engine.name == "v1"
+    if target and rootfs and case.graph and compat:
         joined = tuple(joined_sources(case.graph, context))
         rootfs = msgspec.structs.replace(rootfs, steps=rootfs.steps + joined)
-    findings = check(replace(context, compat=engine is not None and engine.name == "v1"))
+    findings = check(replace(context, compat=compat))
     return Plan(
         verdict=_verdict(findings),
         container=_summary(facts),
@@ -137,7 +138,9 @@ def _without_mounts(facts: Facts) -> bool:
     if not facts.namespaces or facts.shares_mounts:
         return True
     mounts = facts.namespaces[0].mounts
-    return in_chroot(facts) and not any(mount.mountpoint == paths.ROOT for mount in mounts)
+    return chroot_of(facts) is not None and not any(
+        mount.mountpoint == paths.ROOT for mount in mounts
+    )
 
 
 def _summary(facts: Facts) -> ContainerSummary:

@@ -77,10 +77,9 @@ def _mount(graph: MountGraph, external: External) -> Mount | None:
 def _resolved(stack: Stack, mount: Mount, where: Whereabouts) -> Stack | None:
     """Give a stack with its directories as the host has them; None if one is not there yet."""
     given = (*stack.lowers, *stack.data, *filter(None, (stack.upper, stack.work)))
-    found = {path: _on_host(path, mount, where) for path in given}
-    if not all(found.values()):
+    known = {path: host for path in given if (host := _on_host(path, mount, where))}
+    if not known.keys() >= set(given):
         return None
-    known = {path: host for path, host in found.items() if host}
     return msgspec.structs.replace(
         stack,
         lowers=tuple(known[path] for path in stack.lowers),
@@ -127,11 +126,11 @@ def assemble_unions(
     """
     steps: list[Step] = []
     bases: set[KPath] = set()
-    unions = [each for each in externals if each.stack and each.source]
-    for external in sorted(unions, key=lambda each: _number(each.source)):
-        if external.stack is None or external.source is None:
-            continue
-        base = paths.join(UNIONS, str(_number(external.source)))
+    unions = [
+        (_number(each.source), each.stack, each) for each in externals if each.stack and each.source
+    ]
+    for number, stack, external in sorted(unions, key=lambda each: each[0]):
+        base = paths.join(UNIONS, str(number))
         if base in bases:
             continue
         if not bases:
@@ -139,7 +138,6 @@ def assemble_unions(
             steps.append(Scratch(at=UNIONS, because=because))
         bases.add(base)
         steps.append(Directory(path=base, because=f"{external.mountpoint} is assembled there"))
-        stack = external.stack
         made = read_only(stack, base) if readonly else get_driver("overlay").assemble(stack, base)
         steps.extend(made)
         mount = _mount(graph, external)
@@ -149,6 +147,6 @@ def assemble_unions(
     return steps
 
 
-def _number(source: KPath | None) -> int:
+def _number(source: KPath) -> int:
     """Give the number of a union; overlays are numbered after those they lie on."""
-    return int(paths.relative_to(source or UNIONS, UNIONS).partition("/")[0] or 0)
+    return int(paths.relative_to(source, UNIONS).partition("/")[0])

@@ -4,7 +4,7 @@ The conditions under which CRIU refuses a mount, or restores another one than wa
 
 They follow criu/mount.c of CRIU 4 (`validate_mounts()`, `resolve_shared_mounts()`), whose walk
 skips the roots of the namespaces. Each gives the mounts that are concerned as long as nothing
-holds what they show; `settled` and `master_settled` tell what the root and the externals settle.
+holds what they show; `mountcr.graph.coverage` tells what the root and the externals hold.
 """
 
 from __future__ import annotations
@@ -21,22 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from mountcr.graph import MountGraph, Node
-    from mountcr.graph.coverage import Coverage
     from mountcr.graph.tree import MountTree
     from mountcr.model import Facts, Mount
+    from mountcr.paths import KPath
 
     Found: TypeAlias = Iterator[tuple[Node, Mount]]
 
 __all__ = [
+    "chroot_of",
     "foreign_autofs",
     "foreign_fuse",
     "improper_roots",
-    "in_chroot",
-    "master_settled",
     "nested_overlays",
     "own_cgroups",
     "own_pipes",
-    "settled",
     "tmpfs_of_host",
     "unreachable_masters",
     "unsupported",
@@ -45,10 +43,12 @@ __all__ = [
 _CGROUPS = frozenset({"cgroup", "cgroup2"})
 
 
-def in_chroot(facts: Facts) -> bool:
-    """Tell whether the root task has a root directory that is not the root of its mounts."""
-    files = facts.tasks[0].files if facts.tasks else ()
-    return any(file.kind is FileKind.ROOT and file.shown != ROOT for file in files)
+def chroot_of(facts: Facts) -> KPath | None:
+    """Give the root directory of the root task where it is not the root of its mounts."""
+    for file in facts.tasks[0].files if facts.tasks else ():
+        if file.kind is FileKind.ROOT and file.shown != ROOT:
+            return file.shown
+    return None
 
 
 def own_cgroups(facts: Facts) -> bool:
@@ -65,21 +65,6 @@ def own_pipes(facts: Facts) -> frozenset[str]:
         for file in task.files
         if file.shown.startswith("pipe:[") and file.flags & os.O_ACCMODE == os.O_RDONLY
     )
-
-
-def settled(coverage: Coverage, mount: Mount) -> bool:
-    """Tell whether the root or an external holds what a mount shows."""
-    return coverage.holds(mount)
-
-
-def master_settled(coverage: Coverage, mount: Mount) -> bool:
-    """
-    Tell whether CRIU finds the master of a slave through the root or an external.
-
-    That takes a wider mount of the same superblock with the same master, because CRIU then takes
-    the master from what is given for that one.
-    """
-    return coverage.reaches_master(mount)
 
 
 def unsupported(graph: MountGraph) -> Found:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr import paths
 from mountcr.graph import Node
+from mountcr.graph.coverage import Coverage
 from mountcr.graph.superblock import bare_root
 from mountcr.mountinfo import format_line
 from mountcr.paths import ROOT
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mountcr.graph import MountGraph
-    from mountcr.graph.coverage import Coverage
     from mountcr.graph.tree import MountTree
     from mountcr.model import Mount, MountNamespace
     from mountcr.rules import Context
@@ -134,7 +134,7 @@ def _no_root(context: Context) -> Iterator[Found]:
 def refused(
     condition: Callable[[Context], Iterable[tuple[Node, Mount]]],
     detail: Callable[[Mount], str],
-    settled: Callable[[Coverage, Mount], bool] = conditions.settled,
+    settled: Callable[[Coverage, Mount], bool] = Coverage.holds,
     *,
     enabled: bool = False,
 ) -> Callable[[Context], Iterator[Found]]:
@@ -202,16 +202,16 @@ def _refused_anywhere(
 ) -> Iterator[tuple[tuple[Node, Mount], Callable[[Coverage, Mount], bool], bool]]:
     """Give what needs to be external, what settles it, and whether CRIU can be told to mount it."""
     for each in conditions.unsupported(graph):
-        yield each, conditions.settled, True
+        yield each, Coverage.holds, True
     for found in (
         _improper(context),
         conditions.foreign_fuse(graph),
         autofs(context),
     ):
         for each in found:
-            yield each, conditions.settled, False
+            yield each, Coverage.holds, False
     for each in conditions.unreachable_masters(graph):
-        yield each, conditions.master_settled, False
+        yield each, Coverage.reaches_master, False
 
 
 def _colons(context: Context) -> Iterator[Found]:
@@ -310,7 +310,7 @@ PREDICATES: Final = {
     "S1": refused(
         lambda context: conditions.unreachable_masters(graph_of(context)),
         lambda mount: f"master:{mount.master}",
-        conditions.master_settled,
+        Coverage.reaches_master,
     ),
     "S3": _unlike_children,
     "E1": _keys,

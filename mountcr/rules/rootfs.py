@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from mountcr.paths import ROOT, KPath
 from mountcr.planning.rootfs import holders
 from mountcr.rules import Found
-from mountcr.rules.conditions import in_chroot
+from mountcr.rules.conditions import chroot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ def _disagreement(context: Context) -> Iterator[Found]:
 def _unknown_layers(context: Context) -> Iterator[Found]:
     """M6: layers that are relative to a directory nobody recorded, or no stack at all."""
     stack = context.stack
-    if context.facts.shares_mounts or (context.graph is None and in_chroot(context.facts)):
+    if context.facts.shares_mounts or (context.graph is None and chroot_of(context.facts)):
         return
     if stack is None:
         root = context.graph.root if context.graph else None

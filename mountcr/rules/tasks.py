@@ -7,8 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from mountcr.model import FileKind, MountId, Severity
-from mountcr.paths import ROOT
-from mountcr.rules import Found
+from mountcr.rules import Found, conditions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +35,9 @@ _SINGLE: Final = ("user", "pid", "ipc", "uts", "cgroup", "time")
 
 def _another_root(context: Context) -> Iterator[Found]:
     """T3."""
-    if context.facts.shares_mounts or not context.facts.tasks:
-        return
-    for file in context.facts.tasks[0].files:
-        if file.kind is FileKind.ROOT and file.shown != ROOT:
-            yield Found(file.shown, "the root directory of the root task")
+    directory = None if context.facts.shares_mounts else conditions.chroot_of(context.facts)
+    if directory:
+        yield Found(directory, "the root directory of the root task")
 
 
 def _nested(context: Context) -> Iterator[Found]:

@@ -58,27 +58,23 @@ def with_mounts(*lines: str, host: str = HOST, root: str = ROOT) -> Facts:
     return builders.facts("\n".join([root, PROC, *lines]), host)
 
 
+def with_last_changed(*lines: str, **fields: object) -> Facts:
+    """Facts of such a container, with something of its last mount that no line tells."""
+    *others, last = builders.table("\n".join([ROOT, PROC, *lines]))
+    return builders.facts((*others, msgspec.structs.replace(last, **fields)), HOST)
+
+
 def removed_group(line: str) -> Facts:
     """Facts of a container with a control group that is empty, and the whole of its hierarchy."""
     whole = "12 10 0:60 / /c rw - cgroup2 cgroup2 rw"
-    found = with_mounts(whole, line)
-    namespace = found.namespaces[0]
-    *others, mount = namespace.mounts
-    mounts = (*others, msgspec.structs.replace(mount, entries=0))
-    changed = msgspec.structs.replace(namespace, mounts=mounts)
-    return msgspec.structs.replace(found, namespaces=(changed,))
+    return with_last_changed(whole, line, entries=0)
 
 
 def with_layers(line: str) -> Facts:
     """Facts of a container with an overlay in it whose directories are on the host."""
-    found = with_mounts(line)
-    namespace = found.namespaces[0]
-    *others, mount = namespace.mounts
-    options = parse_options(mount.super_options)
+    options = parse_options(builders.mount(line).super_options)
     layers = tuple(filter(None, (*options.lowers, options.upper, options.work)))
-    mounts = (*others, msgspec.structs.replace(mount, layers_outside=layers))
-    changed = msgspec.structs.replace(namespace, mounts=mounts)
-    return msgspec.structs.replace(found, namespaces=(changed,))
+    return with_last_changed(line, layers_outside=layers)
 
 
 def with_file(**fields: object) -> Facts:
@@ -89,9 +85,7 @@ def with_file(**fields: object) -> Facts:
 
 def facts_with(line: str, kind: InodeType) -> Facts:
     """Facts of a container with one mount more, whose mountpoint is of some type."""
-    mounts = builders.table(f"{ROOT}\n{PROC}\n{line}")
-    typed = msgspec.structs.replace(mounts[-1], type=kind)
-    return builders.facts((*mounts[:-1], typed), HOST)
+    return with_last_changed(line, type=kind)
 
 
 def nested(*lines: str) -> Facts:
