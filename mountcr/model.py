@@ -92,6 +92,10 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     its own namespace, `layers_outside` those that are on the host by that path. `entries` is how
     many names are in a mqueue or pstore, whose content CRIU does not dump, and in a control group,
     which is empty when it was removed; None for others and where it could not be counted.
+
+    Of a union whose branches mountinfo does not tell, `branches` are they, `path=permission` as
+    sysfs has them (AUFS: /sys/fs/aufs/si_*/br*, in the order of their numbers), and `server` is the
+    command line of the FUSE server, word by word.
     """
 
     id: MountId
@@ -109,6 +113,8 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     layers_inside: tuple[KPath, ...] = ()
     layers_outside: tuple[KPath, ...] = ()
     entries: int | None = None
+    branches: tuple[KPath, ...] = ()
+    server: tuple[KPath, ...] = ()
 
     def _tag(self, name: str) -> int:
         for field in self.optional:

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The normal form: what a layer changes of what lies below it.
+
+Parents come before what is in them, siblings in the order of their names. Whatever a mark says
+about places elsewhere is resolved: a renamed directory comes with all that shows in it, a file
+with its content, a hard link with the name it is a link of. Marks that change nothing are gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mountcr.rootfs.dialect import Entry
+from mountcr.rootfs.tree import join
+from mountcr.rootfs.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mountcr.rootfs.dialect import Layer
+    from mountcr.rootfs.inode import Inode
+    from mountcr.rootfs.tree import Tree
+    from mountcr.rootfs.view import Part
+
+__all__ = ["changes", "everything"]
+
+
+def changes(layer: Layer, below: View | None) -> Iterator[Entry]:
+    """
+    Give what a layer has and removes, its root first.
+
+    Without `below`, every mark is taken for one that changes something. Raises OSError, and
+    RefusedError naming the path where a mark points to a layer that is not there.
+    """
+    view = View((layer, *(below.layers if below else ())), below.data if below else ())
+    walk = _Walk(view, below)
+    root = view.parts(b"")[0]
+    yield Entry(b"", root.marked.inode)
+    yield from walk.directory(b"")
+    yield from walk.aliases()
+
+
+def everything(tree: Tree) -> Iterator[Entry]:
+    """Give all of a tree, as a layer that lies on nothing."""
+    links = _Links()
+    root = tree.inode(b"")
+    if root is not None:
+        yield Entry(b"", root)
+        yield from _everything(tree, b"", links)
+
+
+def _everything(tree: Tree, directory: bytes, links: _Links) -> Iterator[Entry]:
+    for name in tree.entries(directory):
+        path = join(directory, name)
+        inode = tree.inode(path)
+        if inode is None:
+            continue  # removed meanwhile
+        yield _present(tree, path, inode, links)
+        if inode.is_directory:
+            yield from _everything(tree, path, links)
+
+
+class _Links:
+    """Which inodes have been given, and by which name first."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[int, int], bytes] = {}
+
+    def first(self, path: bytes, inode: Inode) -> bytes | None:
+        """Give the first name of an inode; None if this is it."""
+        if inode.nlink == 1 or inode.is_directory or inode.identity == (0, 0):
+            return None
+        first = self._first.setdefault(inode.identity, path)
+        return None if first == path else first
+
+
+def _present(tree: Tree, path: bytes, inode: Inode, links: _Links) -> Entry:
+    link = links.first(path, inode)
+    source = None
+    if inode.is_file and link is None:
+        source = tree.source(path) if isinstance(tree, View) else (tree, path)
+    return Entry(path, inode, link=link, source=source)
+
+
+class _Walk:
+    """A walk over the topmost layer of a view."""
+
+    def __init__(self, view: View, below: View | None) -> None:
+        self._view = view
+        self._below = below
+        self._links = _Links()
+        self._linked: dict[tuple[int, int], bytes] = {}
+
+    def directory(self, path: bytes) -> Iterator[Entry]:
+        """Give what the layer says of the names in a directory that it has."""
+        listing = self._view.listing(self._view.parts(path)[0])
+        for name in sorted(listing.names.keys() | listing.removed):
+            child = join(path, name)
+            if name in listing.names:
+                yield from self._child(child)
+            elif self._below is None or self._below.parts(child):
+                yield Entry(child, None)
+
+    def _child(self, path: bytes) -> Iterator[Entry]:
+        parts = self._view.parts(path)
+        if not parts:
+            return
+        top = parts[0].marked
+        if top.linked:
+            self._note(path)
+        if not top.inode.is_directory:
+            yield _present(self._view, path, top.inode, self._links)
+        elif top.redirect is not None:
+            yield Entry(path, top.inode, opaque=True)
+            yield from _everything(self._view, path, self._links)
+        else:
+            yield Entry(path, top.inode, opaque=self._is_opaque(path, parts))
+            yield from self.directory(path)
+
+    def _is_opaque(self, path: bytes, parts: tuple[Part, ...]) -> bool:
+        """Tell whether a directory hides something, by a mark or by what lies below."""
+        if self._below is None:
+            return parts[0].marked.opaque
+        return len(parts) == 1 and bool(self._below.parts(path))
+
+    def _note(self, path: bytes) -> None:
+        below = self._below.inode(path) if self._below else None
+        if below is not None and below.nlink > 1:
+            self._linked[below.identity] = path
+
+    def aliases(self) -> Iterator[Entry]:
+        """Give the hard links that are still below of files whose other name was changed."""
+        if self._below is None or not self._linked:
+            return
+        for entry in everything(self._below):
+            first = self._linked.get(entry.inode.identity) if entry.inode else None
+            if first is None or entry.path == first:
+                continue
+            parts = self._view.parts(entry.path)
+            inode = self._view.inode(first)
+            if parts and inode and parts[0].layer > 0:
+                yield Entry(entry.path, inode, link=first)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Trees: inodes by path, as they are stored in a directory or seen through a union.
+
+Nothing ever leaves the root: a directory is opened by its descriptor with openat2(2)
+(RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Linux 5.6), and name by name where that is missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
+
+from mountcr.kernel import syscalls
+from mountcr.model import InodeType
+from mountcr.observation.stats import inode_type
+from mountcr.paths import decode, encode
+from mountcr.rootfs.inode import Inode, read_inode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mountcr.paths import KPath
+
+__all__ = ["Content", "DirectoryTree", "Tree", "join", "open_directory", "shown"]
+
+_CACHED: Final = 16
+"""Open directories that a tree keeps; a walk asks for the same few again and again."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_BENEATH: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+
+
+class Content(NamedTuple):
+    """The bytes of a regular file: `size` of them from `offset` of an open file."""
+
+    fd: int
+    offset: int
+    size: int
+
+
+class Tree(Protocol):
+    """Inodes by path. Every method raises OSError for what cannot be read."""
+
+    def entries(self, path: bytes) -> Mapping[bytes, InodeType]:
+        """Give the names in a directory and what each is, sorted by name."""
+        ...
+
+    def inode(self, path: bytes) -> Inode | None:
+        """Give the inode of a path, following no symbolic link; None if nothing is there."""
+        ...
+
+    def content(self, path: bytes) -> Content:
+        """Open a regular file. The caller owns the descriptor."""
+        ...
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """Put a name beneath a directory of a tree."""
+    return b"%s/%s" % (directory, name) if directory else name
+
+
+def shown(path: bytes) -> KPath:
+    """Spell a path of a tree for people and documents: from the root, in mountinfo spelling."""
+    return encode(b"/" + path)
+
+
+def open_directory(root: int, path: bytes) -> int:
+    """
+    Open a directory beneath an open root, through no symbolic link. The caller owns the descriptor.
+
+    Raises OSError; ELOOP or ENOTDIR where a component is a symbolic link, EXDEV for `..`.
+    """
+    try:
+        return syscalls.openat2(root, path or b".", _DIRECTORY, 0, _BENEATH)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+    if b".." in path.split(b"/"):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+    current = os.open(b".", _DIRECTORY, dir_fd=root)
+    for name in filter(None, path.split(b"/")):
+        try:
+            below = os.open(name, _DIRECTORY, dir_fd=current)
+        finally:
+            os.close(current)
+        current = below
+    return current
+
+
+class DirectoryTree:
+    """
+    The tree in a directory of the file system, without what is mounted in it.
+
+    `close()` gives its descriptors back; a `with` block does too.
+    """
+
+    def __init__(self, root: KPath) -> None:
+        self.path = root
+        self._directories: OrderedDict[bytes, int] = OrderedDict()
+        self._root = _open_root(decode(root))
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for fd in (*self._directories.values(), self._root):
+            with suppress(OSError):
+                os.close(fd)
+        self._directories.clear()
+        self._root = -1
+
+    def entries(self, path: bytes) -> Mapping[bytes, InodeType]:
+        """Give the names in a directory and what each is, sorted by name."""
+        # scandir() duplicates the descriptor, and rewinds it when it is done
+        with os.scandir(self._directory(path)) as found:
+            kinds = {os.fsencode(each.name): _type(each) for each in found}
+        return dict(sorted(kinds.items()))
+
+    def inode(self, path: bytes) -> Inode | None:
+        """Give the inode of a path; None if nothing is there."""
+        parent, _, name = path.rpartition(b"/")
+        try:
+            return read_inode(self._directory(parent), name or b".")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def content(self, path: bytes) -> Content:
+        """Open a regular file. The caller owns the descriptor."""
+        parent, _, name = path.rpartition(b"/")
+        directory = self._directory(parent)
+        try:  # reading is no access that anybody wants to know of
+            fd = os.open(name, _FILE | os.O_NOATIME, dir_fd=directory)
+        except PermissionError:
+            fd = os.open(name, _FILE, dir_fd=directory)
+        return Content(fd, 0, os.fstat(fd).st_size)
+
+    def _directory(self, path: bytes) -> int:
+        fd = self._directories.get(path)
+        if fd is not None:
+            self._directories.move_to_end(path)
+            return fd
+        fd = open_directory(self._root, path)
+        self._directories[path] = fd
+        if len(self._directories) > _CACHED:
+            os.close(self._directories.popitem(last=False)[1])
+        return fd
+
+
+def _type(entry: os.DirEntry[str]) -> InodeType:
+    """Give the type of a directory entry, which for most file systems costs no further call."""
+    if entry.is_symlink():
+        return InodeType.SYMLINK
+    if entry.is_dir(follow_symlinks=False):
+        return InodeType.DIRECTORY
+    if entry.is_file(follow_symlinks=False):
+        return InodeType.FILE
+    return inode_type(entry.stat(follow_symlinks=False).st_mode)
+
+
+def _open_root(path: bytes) -> int:
+    """
+    Open a root directory as a detached clone of its mount, on which reading leaves no time.
+
+    Without open_tree(2) and mount_setattr(2) (Linux 5.12), or the right to use them, it is the
+    directory as it lies there.
+    """
+    with suppress(OSError):
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+        fd = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
+        try:
+            syscalls.mount_setattr(
+                fd,
+                b"",
+                syscalls.AT_EMPTY_PATH,
+                syscalls.MOUNT_ATTR_NOATIME | syscalls.MOUNT_ATTR_RDONLY,
+                syscalls.MOUNT_ATTR__ATIME,
+            )
+            root = os.open(b".", _DIRECTORY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        return root
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Views: what layers on top of each other show.
+
+The rules are those of overlayfs, which the others share: what an upper layer has or removes hides
+what lies below, directories merge until one is opaque or something else lies in between
+(Documentation/filesystems/overlayfs.rst, fs/overlayfs/namei.c `ovl_lookup()`). No kernel is asked,
+so that layers of file systems that this kernel does not have are read too.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mountcr.errors import RefusedError
+from mountcr.rootfs.tree import join, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mountcr.model import InodeType
+    from mountcr.rootfs.dialect import Layer, Listing, Marked
+    from mountcr.rootfs.inode import Inode
+    from mountcr.rootfs.tree import Content, Tree
+
+__all__ = ["Part", "View"]
+
+_CACHED: Final = 512
+"""Listings and directories that are remembered; a walk asks for the same few again and again."""
+
+
+class Part(NamedTuple):
+    """What one layer has of a path: the layer's number, top 0, the path there, the inode."""
+
+    layer: int
+    path: bytes
+    marked: Marked
+
+
+class View:
+    """
+    Layers, top first, and overlay's data-only layers; a tree itself.
+
+    It owns nothing: whoever opened the trees closes them.
+    """
+
+    def __init__(self, layers: Sequence[Layer], data: Sequence[Tree] = ()) -> None:
+        self.layers = tuple(layers)
+        self.data = tuple(data)
+        self._listings: OrderedDict[tuple[int, bytes], Listing] = OrderedDict()
+        self._parts: OrderedDict[tuple[int, bytes], tuple[Part, ...]] = OrderedDict()
+
+    def below(self) -> View:
+        """Give the view without the topmost layer."""
+        return View(self.layers[1:], self.data)
+
+    def entries(self, path: bytes) -> Mapping[bytes, InodeType]:
+        """Give the names in a directory and what each is, sorted by name."""
+        found: dict[bytes, InodeType] = {}
+        removed: set[bytes] = set()
+        for part in self.parts(path):
+            listing = self.listing(part)
+            for name, kind in listing.names.items():
+                if name not in removed:
+                    found.setdefault(name, kind)
+            removed |= listing.removed
+        return dict(sorted(found.items()))
+
+    def inode(self, path: bytes) -> Inode | None:
+        """Give the inode that shows; None if nothing does."""
+        parts = self.parts(path)
+        return parts[0].marked.inode if parts else None
+
+    def content(self, path: bytes) -> Content:
+        """Open a regular file. The caller owns the descriptor. Raises OSError, RefusedError."""
+        tree, where = self.source(path)
+        return tree.content(where)
+
+    def source(self, path: bytes) -> tuple[Tree, bytes]:
+        """
+        Say which tree has the content of a regular file, and at which path.
+
+        Raises RefusedError where a layer has the metadata only and no layer below the content.
+        """
+        parts = self.parts(path)
+        last = parts[-1]
+        if not last.marked.metacopy:
+            return self.layers[last.layer].tree, last.path
+        redirect = last.marked.redirect or b""
+        for tree in self.data if redirect.startswith(b"/") else ():
+            if tree.inode(redirect[1:]) is not None:
+                return tree, redirect[1:]
+        msg = f"no layer has the content of {shown(path)}: its metadata only"
+        raise RefusedError(msg, hint="name every layer below, the data-only ones too")
+
+    def listing(self, part: Part) -> Listing:
+        """Give what a layer has in a directory."""
+        key = part.layer, part.path
+        found = self._listings.get(key)
+        if found is None:
+            found = self._listings[key] = self.layers[part.layer].listing(part.path)
+            if len(self._listings) > _CACHED + len(self.layers):
+                self._listings.popitem(last=False)
+        else:
+            self._listings.move_to_end(key)
+        return found
+
+    def parts(self, path: bytes, *, start: int = 0) -> tuple[Part, ...]:
+        """
+        Give what makes up a path in the layers from `start` on, top first; empty if nothing does.
+
+        Of a directory these are the directories that merge; of anything else one inode, followed,
+        as long as its content is elsewhere, by those further below.
+        """
+        key = start, path
+        found = self._parts.get(key)
+        if found is None:
+            if path:
+                parent, _, name = path.rpartition(b"/")
+                found = self._child(self.parts(parent, start=start), name)
+            else:
+                found = self._roots(start)
+            self._parts[key] = found
+            if len(self._parts) > _CACHED:
+                self._parts.popitem(last=False)
+        return found
+
+    def _roots(self, start: int) -> tuple[Part, ...]:
+        """Give the roots, which merge whatever they are marked with."""
+        numbered = range(start, len(self.layers))
+        roots = ((number, self.layers[number].inode(b"")) for number in numbered)
+        return tuple(Part(number, b"", root) for number, root in roots if root)
+
+    def _child(self, parents: tuple[Part, ...], name: bytes) -> tuple[Part, ...]:
+        found: list[Part] = []
+        for parent in parents:
+            if not parent.marked.inode.is_directory:
+                break
+            listing = self.listing(parent)
+            if name not in listing.names:
+                if name in listing.removed:
+                    break
+                continue
+            path = join(parent.path, name)
+            marked = self.layers[parent.layer].inode(path)
+            if marked is None or (found and not _continues(found[-1].marked, marked)):
+                break
+            found.append(Part(parent.layer, path, marked))
+            if not _goes_on(marked):
+                break
+            if marked.redirect is not None:
+                if marked.redirect.startswith(b"/"):
+                    rest = self.parts(marked.redirect[1:], start=parent.layer + 1)
+                    found += rest if rest and _continues(marked, rest[0].marked) else ()
+                    break
+                name = marked.redirect
+        return tuple(found)
+
+
+def _continues(upper: Marked, lower: Marked) -> bool:
+    """Tell whether an inode below belongs to one above: directories merge, content is taken."""
+    if upper.inode.is_directory:
+        return lower.inode.is_directory
+    return lower.inode.is_file
+
+
+def _goes_on(marked: Marked) -> bool:
+    """Tell whether there may be more of an inode in the layers below."""
+    return not marked.opaque if marked.inode.is_directory else marked.metacopy
