@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mountcr.rootfs.dialect import Entry
 from mountcr.rootfs.tree import join
-from mountcr.rootfs.view import View
+from mountcr.rootfs.view import Part, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mountcr.rootfs.dialect import Layer
     from mountcr.rootfs.inode import Inode
     from mountcr.rootfs.tree import Tree
-    from mountcr.rootfs.view import Part
 
 __all__ = ["changes", "everything"]
 
@@ -33,6 +32,8 @@ def changes(layer: Layer, below: View | None) -> Iterator[Entry]:
     Without `below`, every mark is taken for one that changes something. Raises OSError, and
     RefusedError naming the path where a mark points to a layer that is not there.
     """
+    if below is not None:
+        below = View(below.layers, below.data, writable=False)
     view = View((layer, *(below.layers if below else ())), below.data if below else ())
     walk = _Walk(view, below)
     root = view.parts(b"")[0]
@@ -92,31 +93,65 @@ class _Walk:
         self._links = _Links()
         self._linked: dict[tuple[int, int], bytes] = {}
 
-    def directory(self, path: bytes) -> Iterator[Entry]:
-        """Give what the layer says of the names in a directory that it has."""
-        listing = self._view.listing(self._view.parts(path)[0])
-        for name in sorted(listing.names.keys() | listing.removed):
+    def directory(
+        self, path: bytes, part: Part | None = None, *, alone: bool = False
+    ) -> Iterator[Entry]:
+        """Give what the layer says of the names in a directory; `alone`, below which is nothing."""
+        listing = self._view.listing(part or self._view.parts(path)[0])
+        for name in sorted(listing.names.keys() | listing.removed | listing.passed):
             child = join(path, name)
             if name in listing.names:
-                yield from self._child(child)
-            elif self._below is None or self._below.parts(child):
-                yield Entry(child, None)
+                yield from self._child(child, alone=alone)
+            elif alone:
+                continue
+            elif name in listing.removed:
+                yield from self._removed(child)
+            else:
+                yield from self._passed(child)
 
-    def _child(self, path: bytes) -> Iterator[Entry]:
+    def _removed(self, path: bytes) -> Iterator[Entry]:
+        if self._below is None or self._below.parts(path):
+            yield Entry(path, None)
+
+    def _passed(self, path: bytes) -> Iterator[Entry]:
+        """Give what is removed in a directory that the layer does not have, the directory first."""
+        if self._below is None:
+            root = self._view.parts(b"")[0]
+            yield from self.directory(path, Part(0, path, root.marked))
+            return
         parts = self._view.parts(path)
-        if not parts:
+        if parts and parts[0].borrowed:
+            removed = list(self.directory(path))
+            if removed:
+                yield Entry(path, parts[0].marked.inode)
+                yield from removed
+
+    def _child(self, path: bytes, *, alone: bool) -> Iterator[Entry]:
+        parts = self._view.parts(path)
+        if not parts:  # a mark that is an inode, and shows in the listing only
+            if not alone:
+                yield from self._removed(path)
             return
         top = parts[0].marked
         if top.linked:
             self._note(path)
         if not top.inode.is_directory:
             yield _present(self._view, path, top.inode, self._links)
-        elif top.redirect is not None:
-            yield Entry(path, top.inode, opaque=True)
+        elif top.redirect is not None or self._reaches_further(path, parts):
+            hides = self._below is None or bool(self._below.parts(path))
+            yield Entry(path, top.inode, opaque=hides and not alone)
             yield from _everything(self._view, path, self._links)
         else:
-            yield Entry(path, top.inode, opaque=self._is_opaque(path, parts))
-            yield from self.directory(path)
+            opaque = not alone and self._is_opaque(path, parts)
+            yield Entry(path, top.inode, opaque=opaque)
+            yield from self.directory(path, alone=alone or opaque)
+
+    def _reaches_further(self, path: bytes, parts: tuple[Part, ...]) -> bool:
+        """Tell whether a directory merges with one that does not show without it."""
+        if self._below is None or len(parts) == 1:
+            return False
+        below = self._below.parts(path)
+        return not below or not below[0].marked.inode.is_directory
 
     def _is_opaque(self, path: bytes, parts: tuple[Part, ...]) -> bool:
         """Tell whether a directory hides something, by a mark or by what lies below."""
@@ -139,5 +174,5 @@ class _Walk:
                 continue
             parts = self._view.parts(entry.path)
             inode = self._view.inode(first)
-            if parts and inode and parts[0].layer > 0:
+            if parts and inode and (parts[0].layer > 0 or parts[0].path != entry.path):
                 yield Entry(entry.path, inode, link=first)

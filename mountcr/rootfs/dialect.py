@@ -10,7 +10,7 @@ nothing but what the tree gives it. Other distributions offer more in the entry-
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from mountcr.errors import UsageError
 from mountcr.plugins import offered
@@ -32,10 +32,12 @@ class Listing(NamedTuple):
     What a layer says of a directory: names that it has, and names below that it removes.
 
     A name can be in both: it is then there, and hides what lies below as if it were opaque.
+    `passed` are directories that the layer does not have, but removes names in.
     """
 
     names: Mapping[bytes, InodeType]
     removed: frozenset[bytes] = frozenset()
+    passed: frozenset[bytes] = frozenset()
 
 
 class Marked(NamedTuple):
@@ -45,7 +47,8 @@ class Marked(NamedTuple):
     `opaque`: nothing below shows through the directory. `redirect`: what lies below is found there
     instead of at the own path: absolute (with a leading slash) or another name in the same
     directory. `metacopy`: the content is that of the file below. `linked`: the file below had hard
-    links, and all of them are this one now.
+    links, and all of them are this one now; of the root: the layer may have such files. `blocks`:
+    what is no directory hides further ones below it from a directory above it.
     """
 
     inode: Inode
@@ -53,6 +56,7 @@ class Marked(NamedTuple):
     redirect: bytes | None = None
     metacopy: bool = False
     linked: bool = False
+    blocks: bool = True
 
 
 class Entry(NamedTuple):
@@ -103,7 +107,10 @@ class Layer(Protocol):
 class Dialect(Protocol):
     """The marks of a union file system."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What it is called on the command line and in plans."""
+        ...
 
     def layer(self, tree: Tree) -> Layer:
         """Read a tree as a layer."""
@@ -130,10 +137,27 @@ def dialects() -> dict[str, Dialect]:
 
 @functools.cache
 def _loaded() -> dict[str, Dialect]:
+    from mountcr.rootfs.dialects.aufs import Aufs
+    from mountcr.rootfs.dialects.fuse_overlayfs import FuseOverlayfs
+    from mountcr.rootfs.dialects.oci import Oci
+    from mountcr.rootfs.dialects.overlay import Overlay
+    from mountcr.rootfs.dialects.unionfs import ClassicUnionfs
+    from mountcr.rootfs.dialects.unionfs_fuse import UnionfsFuse
     from mountcr.rootfs.dialects.vfs import Vfs
 
-    built_in: tuple[Dialect, ...] = (Vfs(),)
-    found = {each.name: each for each in built_in}
+    built_in: tuple[Dialect, ...] = (
+        Vfs(),
+        Overlay(),
+        Overlay("user"),
+        Aufs(),
+        Aufs(whiteouts=False),
+        UnionfsFuse(),
+        UnionfsFuse(b".unionfs-fuse"),
+        ClassicUnionfs(),
+        FuseOverlayfs(),
+        Oci(),
+    )
+    found: dict[str, Dialect] = {each.name: each for each in built_in}
     for name, loaded in offered(GROUP):
         if callable(loaded):
             found[name] = cast("Dialect", loaded())

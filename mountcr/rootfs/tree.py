@@ -2,19 +2,19 @@
 """
 Trees: inodes by path, as they are stored in a directory or seen through a union.
 
-Nothing ever leaves the root: a directory is opened by its descriptor with openat2(2)
-(RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Linux 5.6), and name by name where that is missing.
+Nothing ever leaves the root: a directory is opened beneath its descriptor, through no symbolic
+link.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 from mountcr.kernel import syscalls
+from mountcr.kernel.beneath import open_beneath
 from mountcr.model import InodeType
 from mountcr.observation.stats import inode_type
 from mountcr.paths import decode, encode
@@ -32,7 +32,6 @@ _CACHED: Final = 16
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_BENEATH: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 
 
 class Content(NamedTuple):
@@ -73,23 +72,9 @@ def open_directory(root: int, path: bytes) -> int:
     """
     Open a directory beneath an open root, through no symbolic link. The caller owns the descriptor.
 
-    Raises OSError; ELOOP or ENOTDIR where a component is a symbolic link, EXDEV for `..`.
+    Raises OSError; ELOOP or ENOTDIR where a component is a symbolic link, EXDEV where `..` leaves.
     """
-    try:
-        return syscalls.openat2(root, path or b".", _DIRECTORY, 0, _BENEATH)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-    if b".." in path.split(b"/"):
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
-    current = os.open(b".", _DIRECTORY, dir_fd=root)
-    for name in filter(None, path.split(b"/")):
-        try:
-            below = os.open(name, _DIRECTORY, dir_fd=current)
-        finally:
-            os.close(current)
-        current = below
-    return current
+    return open_beneath(root, path or b".", _DIRECTORY)
 
 
 class DirectoryTree:

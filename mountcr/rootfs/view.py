@@ -14,13 +14,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.errors import RefusedError
+from mountcr.model import InodeType
+from mountcr.rootfs.dialect import Marked
 from mountcr.rootfs.tree import join, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from mountcr.model import InodeType
-    from mountcr.rootfs.dialect import Layer, Listing, Marked
+    from mountcr.rootfs.dialect import Layer, Listing
     from mountcr.rootfs.inode import Inode
     from mountcr.rootfs.tree import Content, Tree
 
@@ -31,29 +32,40 @@ _CACHED: Final = 512
 
 
 class Part(NamedTuple):
-    """What one layer has of a path: the layer's number, top 0, the path there, the inode."""
+    """
+    What one layer has of a path: the layer's number, top 0, the path there, the inode.
+
+    `borrowed`: the layer only has marks for names in the directory; the inode is that of the
+    directory below.
+    """
 
     layer: int
     path: bytes
     marked: Marked
+    borrowed: bool = False
 
 
 class View:
     """
     Layers, top first, and overlay's data-only layers; a tree itself.
 
-    It owns nothing: whoever opened the trees closes them.
+    It owns nothing: whoever opened the trees closes them. Without `writable` the topmost layer is
+    one of those below another: only the writable one can stand for hard links of a file below it.
     """
 
-    def __init__(self, layers: Sequence[Layer], data: Sequence[Tree] = ()) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], data: Sequence[Tree] = (), *, writable: bool = True
+    ) -> None:
         self.layers = tuple(layers)
         self.data = tuple(data)
+        self._writable = writable
         self._listings: OrderedDict[tuple[int, bytes], Listing] = OrderedDict()
         self._parts: OrderedDict[tuple[int, bytes], tuple[Part, ...]] = OrderedDict()
+        self._linked: dict[tuple[int, int], bytes] | None = None
 
     def below(self) -> View:
         """Give the view without the topmost layer."""
-        return View(self.layers[1:], self.data)
+        return View(self.layers[1:], self.data, writable=False)
 
     def entries(self, path: bytes) -> Mapping[bytes, InodeType]:
         """Give the names in a directory and what each is, sorted by name."""
@@ -118,7 +130,7 @@ class View:
         if found is None:
             if path:
                 parent, _, name = path.rpartition(b"/")
-                found = self._child(self.parts(parent, start=start), name)
+                found = self._child(self.parts(parent, start=start), name, start)
             else:
                 found = self._roots(start)
             self._parts[key] = found
@@ -132,22 +144,32 @@ class View:
         roots = ((number, self.layers[number].inode(b"")) for number in numbered)
         return tuple(Part(number, b"", root) for number, root in roots if root)
 
-    def _child(self, parents: tuple[Part, ...], name: bytes) -> tuple[Part, ...]:
+    def _child(self, parents: tuple[Part, ...], name: bytes, start: int) -> tuple[Part, ...]:
         found: list[Part] = []
+        passed: list[tuple[int, bytes]] = []
         for parent in parents:
             if not parent.marked.inode.is_directory:
                 break
             listing = self.listing(parent)
+            path = join(parent.path, name)
             if name not in listing.names:
                 if name in listing.removed:
                     break
+                if name in listing.passed:
+                    passed.append((parent.layer, path))
                 continue
-            path = join(parent.path, name)
             marked = self.layers[parent.layer].inode(path)
-            if marked is None or (found and not _continues(found[-1].marked, marked)):
+            if marked is None:
                 break
+            if found and not _continues(found[-1].marked, marked):
+                if marked.blocks:
+                    break
+                continue
+            if marked.inode.is_directory:
+                found += (Part(*at, Marked(marked.inode), borrowed=True) for at in passed)
+            passed.clear()
             found.append(Part(parent.layer, path, marked))
-            if not _goes_on(marked):
+            if not _goes_on(marked) or name in listing.removed:
                 break
             if marked.redirect is not None:
                 if marked.redirect.startswith(b"/"):
@@ -155,7 +177,40 @@ class View:
                     found += rest if rest and _continues(marked, rest[0].marked) else ()
                     break
                 name = marked.redirect
-        return tuple(found)
+        return self._link(tuple(found), start)
+
+    def _link(self, parts: tuple[Part, ...], start: int) -> tuple[Part, ...]:
+        """Give the parts of the name that was changed, where a name below is a hard link of it."""
+        if start or not parts or parts[0].layer == 0 or parts[0].marked.inode.is_directory:
+            return parts
+        inode = parts[0].marked.inode
+        if inode.nlink == 1 or inode.identity == (0, 0):
+            return parts
+        first = self._changed_links().get(inode.identity)
+        return parts if first is None else self.parts(first)
+
+    def _changed_links(self) -> dict[tuple[int, int], bytes]:
+        """Find what stands for all hard links of a file below, by the identity of that file."""
+        if self._linked is None:
+            self._linked = {}
+            root = self.layers[0].inode(b"") if self._writable else None
+            if root is not None and root.linked:
+                for path in _linked_files(self.layers[0], b""):
+                    below = self.parts(path, start=1)
+                    if below and below[0].marked.inode.nlink > 1:
+                        self._linked[below[0].marked.inode.identity] = path
+        return self._linked
+
+
+def _linked_files(layer: Layer, directory: bytes) -> Iterator[bytes]:
+    for name, kind in layer.listing(directory).names.items():
+        path = join(directory, name)
+        if kind is InodeType.DIRECTORY:
+            yield from _linked_files(layer, path)
+        else:
+            marked = layer.inode(path)
+            if marked is not None and marked.linked:
+                yield path
 
 
 def _continues(upper: Marked, lower: Marked) -> bool:

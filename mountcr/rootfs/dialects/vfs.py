@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from mountcr.errors import RefusedError
 from mountcr.rootfs.dialect import Listing, Marked, Raw
@@ -37,7 +37,7 @@ class VfsLayer:
 class Vfs:
     """No marks at all: what removes or hides something cannot be said."""
 
-    name: ClassVar[str] = "vfs"
+    name = "vfs"
 
     def layer(self, tree: Tree) -> VfsLayer:
         """Read a tree as a layer."""
