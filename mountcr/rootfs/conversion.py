@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of a host, written anew: what a stack shows, or what its topmost layer changes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mountcr import journal
+from mountcr.paths import decode
+from mountcr.rootfs.changes import changes, everything
+from mountcr.rootfs.dialect import get_dialect
+from mountcr.rootfs.opened import opened
+from mountcr.rootfs.writer import write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mountcr.model import StoredLayer
+    from mountcr.paths import KPath
+    from mountcr.rootfs.writer import Progress, Written
+
+__all__ = ["write_changes", "write_merged"]
+
+
+def write_merged(
+    layers: Sequence[StoredLayer],
+    data: Sequence[KPath],
+    into: KPath,
+    *,
+    progress: Progress | None = None,
+) -> Written:
+    """
+    Write what layers show, top first, into a directory that is not there yet.
+
+    Its parents are made. Raises OSError, RefusedError naming what cannot be written; the directory
+    is not there then, and the layers are untouched.
+    """
+    journal.make_directories(os.path.dirname(decode(into)))
+    with opened(layers, data) as view:
+        return write(everything(view), into, get_dialect("vfs"), progress=progress)
+
+
+def write_changes(
+    layers: Sequence[StoredLayer],
+    data: Sequence[KPath],
+    into: KPath,
+    to: str,
+    *,
+    progress: Progress | None = None,
+) -> Written:
+    """
+    Write what the topmost of some layers changes of the others, in the dialect `to`.
+
+    Everything else is as in `write_merged`.
+    """
+    journal.make_directories(os.path.dirname(decode(into)))
+    with opened(layers, data) as view:
+        entries = changes(view.layers[0], view.below())
+        return write(entries, into, get_dialect(to), progress=progress)

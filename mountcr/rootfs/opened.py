@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of a host, opened: what a stack of directories shows, without mounting anything."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mountcr.rootfs.dialect import get_dialect
+from mountcr.rootfs.tree import DirectoryTree
+from mountcr.rootfs.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from mountcr.model import StoredLayer
+    from mountcr.paths import KPath
+
+__all__ = ["opened"]
+
+
+@contextlib.contextmanager
+def opened(layers: Iterable[StoredLayer], data: Iterable[KPath] = ()) -> Generator[View]:
+    """
+    Open layers, top first, and data-only ones for a block, and give what they show.
+
+    Raises OSError naming the directory that cannot be opened, UsageError for an unknown dialect.
+    """
+    with contextlib.ExitStack() as stack:
+        read = [
+            get_dialect(layer.dialect).layer(stack.enter_context(DirectoryTree(layer.path)))
+            for layer in layers
+        ]
+        yield View(read, [stack.enter_context(DirectoryTree(path)) for path in data])

@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Layer tars as trees: an index of the members, and their content from the open file.
+
+An archive comes from anywhere, so nothing in it is believed: names stay beneath the root, each is
+there once and below directories only, and extended attributes are those that belong to the user. A
+compressed archive, told by its first bytes and never by its name, is decompressed once into a
+temporary file without a name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tarfile
+import tempfile
+import zlib
+from decimal import Decimal, DecimalException
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, cast
+
+from mountcr.errors import CapabilityError, RefusedError
+from mountcr.model import InodeType
+from mountcr.paths import decode, encode
+from mountcr.rootfs.copying import Copier
+from mountcr.rootfs.inode import Inode
+from mountcr.rootfs.tree import Content, join, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mountcr.paths import KPath
+    from mountcr.rootfs.tree import Tree
+
+__all__ = ["Limits", "TarTree"]
+
+_BLOCK: Final = 512
+_CHUNK: Final = 1 << 20
+
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+
+_SAME: Final = "surrogateescape"
+
+_XATTR: Final = "SCHILY.xattr."
+"""What GNU tar, star and Go put before the name of an extended attribute in a PAX header."""
+
+_STRIPPED: Final = ("user.overlay.", "user.fuseoverlayfs.", "user.containers.override_")
+"""Marks of union file systems, which would mean something to the next one."""
+
+_KEPT: Final = frozenset(
+    {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
+)
+
+_TYPES: Final = {
+    tarfile.REGTYPE: InodeType.FILE,
+    tarfile.AREGTYPE: InodeType.FILE,
+    tarfile.CONTTYPE: InodeType.FILE,
+    tarfile.GNUTYPE_SPARSE: InodeType.FILE,
+    tarfile.DIRTYPE: InodeType.DIRECTORY,
+    tarfile.SYMTYPE: InodeType.SYMLINK,
+    tarfile.FIFOTYPE: InodeType.FIFO,
+    tarfile.CHRTYPE: InodeType.CHARACTER,
+    tarfile.BLKTYPE: InodeType.BLOCK,
+}
+
+_IMPLIED: Final = Inode(type=InodeType.DIRECTORY, mode=0o755)
+"""A directory that has members and is none, where nothing below tells more of it."""
+
+
+class Limits(NamedTuple):
+    """What an archive may have at most; `ratio` is that of its size to the compressed one."""
+
+    members: int = 5_000_000
+    size: int = 1 << 40
+    ratio: int = 2000
+    path: int = 4095
+    xattr: int = 1 << 16
+
+
+class _Member(NamedTuple):
+    """Where the content of a regular file is, and where in the file its extents are, if sparse."""
+
+    offset: int
+    sparse: tuple[tuple[int, int], ...] | None
+
+
+class TarTree:
+    """
+    The tree in a tar.
+
+    `below` is what lies below the layer: a hard link to a path that is not in the archive means a
+    file there, which then is in this tree by both names, and a directory that is only implied is as
+    it is there. `stripped` counts the extended attributes that were left out, by name. Devices are
+    refused unless `devices`. `close()` gives the file back; a `with` block does too.
+    """
+
+    def __init__(
+        self,
+        path: KPath,
+        below: Tree | None = None,
+        *,
+        devices: bool = False,
+        limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
+    ) -> None:
+        self.path = path
+        self.stripped: dict[str, int] = {}
+        self._below = below
+        self._devices = devices
+        self._limits = limits
+        self._inodes: dict[bytes, Inode] = {}
+        self._names: dict[bytes, dict[bytes, InodeType]] = {b"": {}}
+        self._members: dict[int, _Member] = {}
+        self._targets: dict[int, bytes] = {}
+        self._links: dict[bytes, bytes] = {}
+        self._number = 0
+        self._size = 0
+        self._file = self._opened()
+        try:
+            self._device = os.fstat(self._file.fileno()).st_dev
+            self._read()
+            self._connect()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def entries(self, path: bytes) -> Mapping[bytes, InodeType]:
+        """Give the names in a directory and what each is, sorted by name."""
+        if path not in self._names:
+            number = errno.ENOTDIR if path in self._inodes else errno.ENOENT
+            raise OSError(number, os.strerror(number), shown(path))
+        return dict(sorted(self._names[path].items()))
+
+    def inode(self, path: bytes) -> Inode | None:
+        """Give the inode of a path; None if nothing is there."""
+        return self._inodes.get(path)
+
+    def content(self, path: bytes) -> Content:
+        """Open a regular file. The caller owns the descriptor."""
+        inode = self._inodes[path]
+        number = inode.identity[1]
+        if number in self._targets and self._below is not None:
+            return self._below.content(self._targets[number])
+        offset, sparse = self._members[number]
+        if sparse is None:
+            return Content(os.dup(self._file.fileno()), offset, inode.size)
+        return Content(self._expanded(offset, sparse, inode.size), 0, inode.size)
+
+    # --- The archive ------------------------------------------------------------------------------
+
+    def _opened(self) -> IO[bytes]:
+        """Open the archive, decompressed."""
+        file = open(decode(self.path), "rb")  # noqa: SIM115 - close() does
+        try:
+            magic = file.read(4)
+            file.seek(0)
+            if magic.startswith(_GZIP):
+                return self._unpacked(file, _gunzip(file))
+            if magic == _ZSTD:
+                return self._unpacked(file, _unzstd(file))
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _unpacked(self, packed: IO[bytes], chunks: Iterator[bytes]) -> IO[bytes]:
+        most = min(self._limits.size, os.fstat(packed.fileno()).st_size * self._limits.ratio)
+        whole = tempfile.TemporaryFile()  # noqa: SIM115 - close() does
+        size = 0
+        try:
+            for chunk in chunks:
+                size += len(chunk)
+                if size > most:
+                    self._refuse(f"it unpacks to more than {most} bytes")
+                whole.write(chunk)
+            whole.flush()
+            whole.seek(0)
+        except (zlib.error, EOFError, _ZstdError) as error:
+            whole.close()
+            self._refuse(f"it is damaged: {error}")
+        except BaseException:
+            whole.close()
+            raise
+        packed.close()
+        return whole
+
+    def _read(self) -> None:
+        """Take every member, and see that the archive ends where it says so."""
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            with tarfile.open(
+                fileobj=self._file, mode="r:", encoding="utf-8", errors=_SAME
+            ) as archive:
+                for count, member in enumerate(archive):
+                    if count >= self._limits.members:
+                        self._refuse(f"it has more than {self._limits.members} members")
+                    self._take(member)
+                end = archive.offset
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            self._refuse(f"it is no tar, or damaged: {error}")
+        rest = os.pread(self._file.fileno(), _BLOCK, end)
+        if rest.strip(b"\0") or end > size:
+            self._refuse(f"it is damaged at byte {end}")
+
+    def _take(self, member: tarfile.TarInfo) -> None:
+        name = member.pax_headers.get("GNU.sparse.name", member.name)
+        path = self._path(name.encode("utf-8", _SAME), "the name")
+        if not path and not member.isdir():
+            self._refuse("its root is no directory")
+        if path in self._inodes or path in self._links:
+            self._refuse(f"{shown(path)} is there twice")
+        if member.type == tarfile.LNKTYPE:
+            self._links[path] = self._path(member.linkname.encode("utf-8", _SAME), "the target")
+            return
+        self._number = number = self._number + 1
+        inode = self._inode(path, member, number)
+        self._inodes[path] = inode
+        if inode.is_file:
+            self._size += inode.size
+            if self._size > self._limits.size:
+                self._refuse(f"its files have more than {self._limits.size} bytes")
+            self._members[number] = _Member(member.offset_data, self._extents(path, member))
+
+    def _extents(self, path: bytes, member: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
+        """Give the extents of a sparse member, None of another."""
+        sparse = cast("list[tuple[int, int]] | None", member.sparse)
+        if sparse is None:
+            return None
+        extents = tuple((start, length) for start, length in sparse if length)  # (0, 0) is unused
+        end = 0
+        for start, length in extents:
+            if length < 0 or start < end:
+                self._refuse(f"{shown(path)} has extents in no order")
+            end = start + length
+        if end > member.size:
+            self._refuse(f"{shown(path)} has extents beyond its end")
+        return extents
+
+    def _inode(self, path: bytes, member: tarfile.TarInfo, number: int) -> Inode:
+        kind = _TYPES.get(member.type)
+        if kind is None:
+            self._refuse(f"{shown(path)} is of a type that no layer has, {member.type!r}")
+        rdev = "0:0"
+        if kind in {InodeType.CHARACTER, InodeType.BLOCK}:
+            rdev = f"{member.devmajor}:{member.devminor}"
+            if not self._devices or (kind is InodeType.CHARACTER and rdev == "0:0"):
+                self._refuse(f"{shown(path)} is the {kind} device {rdev}")
+        target = None
+        if kind is InodeType.SYMLINK:
+            text = member.linkname.encode("utf-8", _SAME)
+            if not text or b"\0" in text or len(text) > self._limits.path:
+                self._refuse(f"{shown(path)} is a symbolic link to no path")
+            target = encode(text)
+        for owner in (member.uid, member.gid):
+            if not 0 <= owner < (1 << 32) - 1:
+                self._refuse(f"{shown(path)} has the owner {owner}")
+        mtime = self._time(path, member, "mtime", int(member.mtime) * 10**9)
+        return Inode(
+            type=kind,
+            mode=member.mode & 0o7777,
+            uid=member.uid,
+            gid=member.gid,
+            mtime=mtime,
+            atime=self._time(path, member, "atime", mtime),
+            size=member.size if kind is InodeType.FILE else 0,
+            rdev=rdev,
+            target=target,
+            xattrs=self._xattrs(path, member.pax_headers),
+            identity=(self._device, number),
+        )
+
+    def _path(self, name: bytes, what: str) -> bytes:
+        """Give a path beneath the root."""
+        parts = name.split(b"/")
+        if name.startswith(b"/") or b".." in parts or b"\0" in name or not name:
+            self._refuse(f"{what} {encode(name) or 'of nothing'} leaves the root, or is none")
+        path = b"/".join(part for part in parts if part not in {b"", b"."})
+        if len(path) > self._limits.path:
+            self._refuse(f"{what} {encode(path[:64])}… has {len(path)} bytes")
+        return path
+
+    def _time(self, path: bytes, member: tarfile.TarInfo, key: str, otherwise: int) -> int:
+        text = member.pax_headers.get(key)
+        if text is None:
+            return otherwise
+        try:
+            time = int(Decimal(text).scaleb(9).to_integral_value("ROUND_FLOOR"))
+        except (DecimalException, ValueError, OverflowError):
+            time = 1 << 63
+        if not -(1 << 63) <= time < 1 << 63:
+            self._refuse(f"{shown(path)} has the {key} {text!a}")
+        return time
+
+    def _xattrs(self, path: bytes, headers: Mapping[str, str]) -> dict[KPath, bytes]:
+        found: dict[KPath, bytes] = {}
+        for key, value in headers.items():
+            if not key.startswith(_XATTR):
+                continue
+            # GNU tar, src/xheader.c `xattr_decode_keyword()`
+            name = key[len(_XATTR) :].replace("%3D", "=").replace("%25", "%")
+            data = value.encode("utf-8", _SAME)
+            if len(data) > self._limits.xattr or len(name) > 255:  # noqa: PLR2004 - XATTR_NAME_MAX
+                self._refuse(f"{shown(path)} has an extended attribute of {len(data)} bytes")
+            if (name.startswith("user.") and not name.startswith(_STRIPPED)) or name in _KEPT:
+                found[encode(name)] = data
+            else:
+                self.stripped[name] = self.stripped.get(name, 0) + 1
+        return found
+
+    # --- The tree ---------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Resolve hard links, make what is implied, and list every directory."""
+        for path in tuple(self._links):
+            self._resolve(path)
+        self._count_links()
+        if b"" not in self._inodes:
+            self._inodes[b""] = self._implied(b"")
+        for path in tuple(self._inodes):
+            self._place(path)
+
+    def _resolve(self, path: bytes) -> None:
+        seen = [path]
+        while (target := self._links[seen[-1]]) in self._links:
+            if target in seen:
+                self._refuse(f"{shown(path)} is a hard link to itself")
+            seen.append(target)
+        inode = self._inodes.get(target) or self._from_below(path, target)
+        if inode.is_directory:
+            self._refuse(f"{shown(path)} is a hard link to the directory {shown(target)}")
+        for each in seen:
+            self._inodes[each] = inode
+            self._links[each] = target
+
+    def _from_below(self, path: bytes, target: bytes) -> Inode:
+        """Take a file of the layers below into this one, as overlayfs does when it gets a link."""
+        inode = self._below.inode(target) if self._below else None
+        if inode is None:
+            msg = (
+                f"{self.path}: {shown(path)} is a hard link to {shown(target)}, which is not there"
+            )
+            raise RefusedError(msg, hint="name the layers below, which may have it")
+        self._number = number = self._number + 1
+        self._targets[number] = target
+        parent, _, name = target.rpartition(b"/")
+        made = _with(inode, identity=(self._device, number))
+        if join(parent, b".wh." + name) not in self._inodes:
+            self._inodes[target] = made
+        return made
+
+    def _count_links(self) -> None:
+        names: dict[int, int] = {}
+        for inode in self._inodes.values():
+            names[inode.identity[1]] = names.get(inode.identity[1], 0) + 1
+        for path, inode in self._inodes.items():
+            if (count := names[inode.identity[1]]) > 1:
+                self._inodes[path] = _with(inode, nlink=count)
+
+    def _implied(self, path: bytes) -> Inode:
+        below = self._below.inode(path) if self._below else None
+        return below if below is not None and below.is_directory else _IMPLIED
+
+    def _place(self, path: bytes) -> None:
+        """List a path in its directory, and that in its own."""
+        inode = self._inodes[path]
+        if inode.is_directory:
+            self._names.setdefault(path, {})
+        while path:
+            parent, _, name = path.rpartition(b"/")
+            above = self._inodes.get(parent)
+            if above is None:
+                above = self._inodes[parent] = self._implied(parent)
+            if not above.is_directory:
+                self._refuse(f"{shown(path)} lies below {shown(parent)}, which is no directory")
+            names = self._names.setdefault(parent, {})
+            if name in names:
+                return
+            names[name] = self._inodes[path].type
+            path = parent
+
+    def _expanded(self, offset: int, sparse: tuple[tuple[int, int], ...], size: int) -> int:
+        """Put a sparse member into a file of its own, with its holes."""
+        with tempfile.TemporaryFile() as file:
+            copier = Copier()
+            for start, length in sparse:
+                content = Content(self._file.fileno(), offset, length)
+                copier.copy_to(content, file.fileno(), start)
+                offset += length
+            os.ftruncate(file.fileno(), size)
+            return os.dup(file.fileno())
+
+    def _refuse(self, what: str) -> NoReturn:
+        msg = f"{self.path}: {what}"
+        raise RefusedError(msg, hint="make the archive anew; nothing was unpacked")
+
+
+def _with(inode: Inode, **fields: object) -> Inode:
+    import msgspec
+
+    return msgspec.structs.replace(inode, **fields)
+
+
+class _ZstdError(Exception):
+    """A zstd stream is damaged."""
+
+
+def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
+    """Decompress gzip, whose members may come one after the other (RFC 1952, 2.2)."""
+    stream = zlib.decompressobj(wbits=31)
+    while data := file.read(_CHUNK):
+        while data:
+            if stream.eof:
+                if not data.strip(b"\0"):
+                    break
+                stream = zlib.decompressobj(wbits=31)
+            yield stream.decompress(data, _CHUNK)
+            data = stream.unconsumed_tail or stream.unused_data
+    if not stream.eof:
+        raise EOFError("the compressed data end too early")
+
+
+def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
+    """Decompress zstd, whose frames may come one after the other (RFC 8878, 3)."""
+    try:
+        # PY314: always compression.zstd once 3.13 is dropped.
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:
+        msg = "this layer is compressed with zstd, which this Python cannot read"
+        hint = "install backports.zstd, or decompress it: zstd -d"
+        raise CapabilityError(msg, probe="import compression.zstd", hint=hint) from None
+    try:
+        with zstd.ZstdFile(file) as stream:
+            while data := stream.read(_CHUNK):
+                yield data
+    except zstd.ZstdError as error:
+        raise _ZstdError(str(error)) from error
