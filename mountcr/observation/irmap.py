@@ -12,7 +12,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from mountcr.kernel import syscalls
+from mountcr.kernel.beneath import open_in_root
 from mountcr.paths import KPath, encode
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _walk(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
 def _directory(root: int, path: bytes) -> Generator[int]:
     """Open a directory of the container, whatever its symbolic links say, for a block."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    fd = syscalls.openat2(root, path, flags, 0, syscalls.RESOLVE_IN_ROOT)
+    fd = open_in_root(root, path, flags)
     try:
         yield fd
     finally:

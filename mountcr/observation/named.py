@@ -15,7 +15,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import StepError
-from mountcr.kernel import syscalls
+from mountcr.kernel.beneath import open_in_root
 from mountcr.observation.elf import build_id
 from mountcr.paths import ROOT, KPath, decode, is_beneath
 from mountcr.planning.files import NamedFile
@@ -27,26 +27,19 @@ if TYPE_CHECKING:
     from mountcr.graph.tree import MountTree
     from mountcr.planning.records import External
 
-__all__ = ["NamedFiles", "digest", "open_beneath"]
+__all__ = ["NamedFiles", "digest", "open_file"]
 
 _APPENDED: Final = os.O_WRONLY | os.O_APPEND
 
 
-def open_beneath(root: int, path: KPath) -> int:
+def open_file(root: int, path: KPath) -> int:
     """
     Open a file for reading as a process sees it whose root directory is the descriptor `root`.
 
-    The caller owns the descriptor. Raises OSError; ELOOP where a component is a symbolic link
-    before openat2(2), Linux 5.6.
+    The file itself may be no symbolic link. The caller owns the descriptor. Raises OSError.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    relative = decode(path).lstrip(b"/") or b"."
-    try:
-        return syscalls.openat2(root, relative, flags, 0, syscalls.RESOLVE_IN_ROOT)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-    return os.open(relative, flags, dir_fd=root)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    return open_in_root(root, decode(path).lstrip(b"/") or b".", flags)
 
 
 def digest(fd: int) -> str:
@@ -100,7 +93,7 @@ class NamedFiles:
         if mountpoint is None or (file.mode is not None and not stat.S_ISREG(file.mode)):
             return None
         try:
-            fd = open_beneath(self._root, file.path)
+            fd = open_file(self._root, file.path)
         except FileNotFoundError:
             return None  # unlinked: CRIU keeps the content itself
         except OSError as error:

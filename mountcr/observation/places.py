@@ -4,7 +4,7 @@ What lies at the paths that files are shown with, looked up once per mount names
 
 A path that /proc shows a reader outside the namespace is from the root of the namespace, also
 where the task has a root directory of its own, so it is looked up from the root of a task that
-has none. openat2(2) keeps a symbolic link on the way from leading out.
+has none. A symbolic link on the way does not lead out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from mountcr.kernel import syscalls
+from mountcr.kernel.beneath import open_in_root
 from mountcr.observation import irmap
 from mountcr.observation.stats import path_stat
 from mountcr.paths import decode
@@ -96,7 +96,7 @@ def _look(root: int, path: KPath, *, follow: bool) -> Place:
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
     relative = decode(path).lstrip(b"/") or b"."
     try:
-        fd = _open(root, relative, flags)
+        fd = open_in_root(root, relative, flags)
     except OSError as error:
         return Place(missing=error.errno == errno.ENOENT)
     try:
@@ -105,19 +105,3 @@ def _look(root: int, path: KPath, *, follow: bool) -> Place:
         return Place()
     finally:
         os.close(fd)
-
-
-def _open(root: int, path: bytes, flags: int) -> int:
-    """Open a path below a root directory, by openat2(2) or, before Linux 5.6, name by name."""
-    try:
-        return syscalls.openat2(root, path, flags, 0, syscalls.RESOLVE_IN_ROOT)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-    *directories, name = path.split(b"/")
-    with contextlib.ExitStack() as stack:
-        for each in directories:
-            # what the kernel shows has no symbolic links in it; one that is there leads elsewhere
-            root = os.open(each, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
-            stack.callback(os.close, root)
-        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=root)
