@@ -15,6 +15,7 @@ close-on-exec whatever `flags` says; on failure none is left open.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mountcr.kernel._libc_ffi import CData
 
 __all__ = [
-    "AT_EMPTY_PATH", "AT_FDCWD", "AT_RECURSIVE", "AT_SYMLINK_NOFOLLOW", "CLONE_NEWCGROUP",
+    "AT_EMPTY_PATH", "AT_FDCWD", "AT_RECURSIVE", "AT_SYMLINK_NOFOLLOW", "CLONE_FS",
+    "CLONE_NEWCGROUP",
     "CLONE_NEWIPC", "CLONE_NEWNET", "CLONE_NEWNS", "CLONE_NEWPID", "CLONE_NEWTIME",
     "CLONE_NEWUSER", "CLONE_NEWUTS", "FSMOUNT_CLOEXEC", "FSOPEN_CLOEXEC", "LSMT_ROOT",
     "MNT_DETACH", "MOUNT_ATTR_NOATIME", "MOUNT_ATTR_NODEV", "MOUNT_ATTR_NODIRATIME",
@@ -41,7 +43,7 @@ __all__ = [
     "UMOUNT_NOFOLLOW", "StatMount", "fsconfig_create", "fsconfig_fd", "fsconfig_flag",
     "fsconfig_string", "fscontext_messages", "fsmount", "fsopen", "listmount", "mount",
     "mount_setattr", "move_mount", "open_tree", "openat2", "pidfd_getfd", "pivot_root",
-    "prctl_set_child_subreaper", "prctl_set_pdeathsig", "setns", "statmount", "umount2",
+    "prctl_set_child_subreaper", "prctl_set_pdeathsig", "setns", "statmount", "syncfs", "umount2",
     "unshare",
 ]  # fmt: skip
 
@@ -72,6 +74,7 @@ MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
 
 # include/uapi/linux/sched.h
+CLONE_FS: Final = 0x00000200
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
@@ -151,6 +154,8 @@ _LISTMOUNT_PAGE: Final = 512
 _FSCONTEXT_MESSAGE: Final = 8192  # the kernel gives one message a read, EMSGSIZE if it is longer
 
 _libc: Final = ffi.dlopen(None)
+_LONG: Final = ffi.typeof("long")
+_SET_FD: Final = ffi.cast(_LONG, _FSCONFIG_SET_FD)
 
 
 def _string(text: bytes | None) -> CData:
@@ -160,6 +165,10 @@ def _string(text: bytes | None) -> CData:
     if b"\0" in text:
         raise ValueError(f"embedded NUL byte in {text!r}")
     return ffi.new("char[]", text)
+
+
+_key = functools.lru_cache(maxsize=16)(_string)
+"""Keep the names of options for C, which are few."""
 
 
 def _checked(returned: int, name: bytes | int, source: bytes | None = None) -> int:
@@ -176,7 +185,7 @@ def _checked(returned: int, name: bytes | int, source: bytes | None = None) -> i
 def _register(value: int | bytes | CData | None) -> CData:
     """Give an argument of syscall(2), which reads each as long, whatever the call takes."""
     if isinstance(value, int):
-        return ffi.cast("long", value)
+        return ffi.cast(_LONG, value)
     return _string(value) if value is None or isinstance(value, bytes) else value
 
 
@@ -206,6 +215,11 @@ def mount(
 def umount2(target: bytes, flags: int = 0) -> None:
     """`umount2(2)`; a symbolic link is followed without UMOUNT_NOFOLLOW."""
     _checked(_libc.umount2(_string(target), flags), target)
+
+
+def syncfs(fd: int) -> None:
+    """`syncfs(2)`; since Linux 5.8 it fails if a page of that file system could not be written."""
+    _checked(_libc.syncfs(fd), fd)
 
 
 def unshare(flags: int) -> None:
@@ -301,7 +315,14 @@ def fsconfig_fd(fd: int, key: bytes, value_fd: int) -> None:
     EINVAL for a key that takes no descriptor; the layers of overlay take one since Linux 6.13.
     `value_fd` stays the caller's.
     """
-    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_SET_FD, key, None, value_fd), key)
+    # called for each of many layers, so what is the same for all of them is made once
+    name, none, what = _key(key), ffi.NULL, _SET_FD
+    if _OTHER_NUMBERS:
+        returned = _syscall(_SYS_fsconfig)
+    else:
+        number, layer = ffi.cast(_LONG, fd), ffi.cast(_LONG, value_fd)
+        returned = _libc.syscall(_SYS_fsconfig, number, what, name, none, layer)
+    _checked(returned, key)
 
 
 def fsconfig_create(fd: int) -> None:

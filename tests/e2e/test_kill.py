@@ -68,6 +68,11 @@ def settle(place: Place) -> bool:
     return False
 
 
+def recorded_pids() -> set[int]:
+    """Give the pids of operations that have a record, of this one and of others."""
+    return {int(each.name.partition("-")[0]) for each in Path("/run/mountcr/journal").iterdir()}
+
+
 def begun(place: Place, process: subprocess.Popen[bytes]) -> None:
     """Wait until the command handles SIGTERM; before that it does nothing that could be undone."""
 
@@ -92,16 +97,20 @@ def test_restore_is_killed(place: Place) -> None:
     table = place.table()
     began = time.monotonic()
     place.kill(place.restore(images))
+    pids: set[int] = set()
     for moment in moments(time.monotonic() - began, 25):
         process = place.popen("restore", images)
         time.sleep(moment)
         process.kill()
         process.wait()
+        pids.add(process.pid)
         assert place.table() == table
         if settle(place):
             for pid in place.processes():
                 place.kill(pid)
         assert place.table() == table
+    place.mountcr("cleanup")
+    assert pids.isdisjoint(recorded_pids())
     pid = place.restore(images)
     assert place.runs(pid)
     assert counts(place)
