@@ -17,10 +17,21 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["MountcrError", "__version__", "dump", "find", "observe", "plan", "rebuild", "restore"]
+__all__ = [
+    "MountcrError",
+    "__version__",
+    "convert",
+    "dump",
+    "find",
+    "observe",
+    "plan",
+    "rebuild",
+    "restore",
+    "verify",
+]
 
 if TYPE_CHECKING:
-    from mountcr.api import dump, find, observe, plan, rebuild, restore
+    from mountcr.api import convert, dump, find, observe, plan, rebuild, restore, verify
     from mountcr.errors import MountcrError
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-mountcr as a library: find, observe, plan, rebuild, dump, restore.
+mountcr as a library: find, observe, plan, rebuild, dump, restore, verify, convert.
 
 Paths are those of the caller, `str` or `bytes` or anything with `__fspath__`; records hold them
 in mountinfo spelling (`mountcr.paths`). Every error is a `MountcrError`.
@@ -15,22 +15,37 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from mountcr import engines, observation
+from mountcr.operations import convert as converting
 from mountcr.operations import dump as dumping
 from mountcr.operations import rebuild as rebuilding
 from mountcr.operations import restore as restoring
+from mountcr.operations import verify as verifying
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
+from mountcr.rootfs.fingerprint import Extent
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from mountcr.model import Container, Facts
+    from mountcr.operations.convert import ConvertResult
     from mountcr.operations.dump import DumpResult
     from mountcr.operations.restore import RestoreResult
+    from mountcr.operations.verify import VerifyResult
     from mountcr.planning.records import Plan
 
-__all__ = ["AnyPath", "dump", "find", "observe", "plan", "rebuild", "restore"]
+__all__ = [
+    "AnyPath",
+    "convert",
+    "dump",
+    "find",
+    "observe",
+    "plan",
+    "rebuild",
+    "restore",
+    "verify",
+]
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
@@ -77,16 +92,25 @@ def rebuild(plan: Plan, at: AnyPath) -> Generator[KPath]:
         yield target
 
 
-def dump(container: Container, images: AnyPath, choices: Choices | None = None) -> DumpResult:
+def dump(
+    container: Container,
+    images: AnyPath,
+    choices: Choices | None = None,
+    *,
+    fingerprint: str = "upper",
+) -> DumpResult:
     """
     Dump a running container into a directory, which is made if it is missing.
 
+    `fingerprint` is what is recorded of the root for `verify`: `none`, `upper` (the writable layer,
+    and which directories the others are) or `all` (the contents of every layer).
     The tasks have ended afterwards, unless `choices.leave_running`. On any error they go on, and
     the directory keeps CRIU's log. Raises PrivilegeError, CapabilityError, RefusedError (nothing
     was touched), GoneError, CriuError.
     """
     choices = msgspec.structs.replace(choices or Choices(), images=_absolute(images))
-    return dumping.dump(container, choices)
+    extent = None if fingerprint == "none" else Extent(fingerprint)
+    return dumping.dump(container, choices, fingerprint=extent)
 
 
 def restore(
@@ -103,3 +127,39 @@ def restore(
     result.
     """
     return restoring.restore(_absolute(images), choices or Choices(), stdio=stdio, via=via)
+
+
+def verify(images: AnyPath, *, quick: bool = False) -> VerifyResult:
+    """
+    Compare what lies on this host with what was dumped into a directory; nothing is changed.
+
+    `quick` compares no contents of layers. The differences are in the result. Raises NotFoundError
+    or DocumentError for what is no images directory, PrivilegeError, OSError.
+    """
+    return verifying.verify(_absolute(images), quick=quick)
+
+
+def convert(
+    layer: AnyPath,
+    output: AnyPath,
+    *,
+    source: str,
+    target: str,
+    lowers: Iterable[AnyPath] = (),
+    data: Iterable[AnyPath] = (),
+) -> ConvertResult:
+    """
+    Write a layer anew, from the marks of the dialect `source` to those of `target`.
+
+    `lowers`, top first, and overlay's data-only layers `data` are what it lies on. Raises
+    NotFoundError, UsageError, RefusedError naming a path that cannot be converted, OSError; the
+    output is not there then, and no layer was changed.
+    """
+    return converting.convert(
+        _absolute(layer),
+        _absolute(output),
+        source=source,
+        target=target,
+        lowers=tuple(map(_absolute, lowers)),
+        data=tuple(map(_absolute, data)),
+    )

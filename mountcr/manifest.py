@@ -65,6 +65,7 @@ def write(manifest: Manifest, images: KPath, *, durable: bool = True) -> None:
     """
     Write the manifest and `descriptors.json` into an images directory, whole or not at all.
 
+    They are the owner's alone, whatever the umask: command lines and file names are in them.
     Unless `durable`, it takes no time for the disk, and may be lost with the machine.
     """
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
@@ -75,7 +76,8 @@ def write(manifest: Manifest, images: KPath, *, durable: bool = True) -> None:
 
 def _replace(images: KPath, name: str, content: bytes, *, durable: bool) -> None:
     path = os.path.join(decode(images), name.encode())
-    with open(path + b".new", "wb") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path + b".new", flags, 0o600), "wb") as file:
         file.write(content)
         file.flush()
         if durable:

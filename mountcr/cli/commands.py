@@ -138,6 +138,13 @@ def _dump(subparsers: Subparsers) -> None:
     _reference(parser)
     parser.add_argument("--images", metavar="DIR", required=True, help="where the images go")
     parser.add_argument("--leave-running", action="store_true", help="let the container go on")
+    parser.add_argument(
+        "--fingerprint",
+        choices=("none", "upper", "all"),
+        default="upper",
+        help="what is recorded for `verify`: the writable layer and which directories the others "
+        "are, or the contents of all; default: upper",
+    )
     _cgroups(parser)
     _dry_run(parser)
     parser.set_defaults(takes_criu_options=True)
@@ -155,6 +162,11 @@ def _rebuild(subparsers: Subparsers) -> None:
 def _umount(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "umount", "undo a rebuild; what was written stays in its layer")
     parser.add_argument("at", metavar="DIR")
+
+
+def _cleanup(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "cleanup", "remove what was left behind by a mountcr that was killed")
+    _dry_run(parser)
 
 
 def _restore(subparsers: Subparsers) -> None:
@@ -183,6 +195,36 @@ def _restore(subparsers: Subparsers) -> None:
     parser.set_defaults(takes_criu_options=True)
 
 
+def _verify(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "verify", "say what is not as it was when a container was dumped")
+    parser.add_argument("images", metavar="DIR")
+    parser.add_argument("--quick", action="store_true", help="compare no contents of layers")
+
+
+def _convert(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "convert", "write a layer anew in the marks of another file system")
+    parser.add_argument("layer", metavar="LAYER", help="a directory; for oci a tar file")
+    parser.add_argument(
+        "--from", dest="source", metavar="D", required=True, help="the dialect that it is in"
+    )
+    parser.add_argument(
+        "--to", dest="target", metavar="D", required=True, help="the dialect that it shall be in"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="a new directory; for oci a tar file"
+    )
+    parser.add_argument(
+        "--lower",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a layer below it, in the same dialect; top first",
+    )
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="DIR", help="a data-only layer of overlay"
+    )
+
+
 def _doctor(subparsers: Subparsers) -> None:
     _add(subparsers, "doctor", "probe what this kernel, CRIU and libmount can do")
 
@@ -208,7 +250,10 @@ def configure(subparsers: Subparsers) -> None:
         _dump,
         _rebuild,
         _umount,
+        _cleanup,
         _restore,
+        _verify,
+        _convert,
         _doctor,
         _demo,
         _schema,

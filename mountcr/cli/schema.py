@@ -21,21 +21,29 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.cli.doctor import DoctorDocument
     from mountcr.manifest import Manifest
     from mountcr.model import Facts
+    from mountcr.operations.cleanup import CleanupResult
+    from mountcr.operations.convert import ConvertResult
     from mountcr.operations.dump import DumpResult
     from mountcr.operations.rebuild import RebuildResult
     from mountcr.operations.restore import RestoreResult
+    from mountcr.operations.verify import VerifyResult
     from mountcr.planning.records import Plan
     from mountcr.render.graph import GraphDocument
+    from mountcr.rootfs.fingerprint import Fingerprint
 
     return {
+        "convert": ConvertResult,
+        "cleanup": CleanupResult,
         "doctor": DoctorDocument,
         "dump": DumpResult,
         "facts": Facts,
+        "fingerprint": Fingerprint,
         "graph": GraphDocument,
         "manifest": Manifest,
         "plan": Plan,
         "rebuild": RebuildResult,
         "restore": RestoreResult,
+        "verify": VerifyResult,
     }
 
 

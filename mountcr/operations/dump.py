@@ -1,39 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Dump: plan, CRIU, manifest.
+Dump: plan, CRIU, manifest, fingerprint.
 
 The plan is made twice: before anything is frozen, to say what would be refused, and from what
 the frozen tasks show, because until then they may have mounted and opened more.
+
+The fingerprint of the root file system is taken when the tasks have ended. Where they run on, it
+is taken while they are frozen, since they would change the files: they then miss 45 µs more for
+each name in the writable layer, and a third of a second for each GiB in it (two cores of 2026, in
+the page cache).
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import select
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from mountcr import journal, paths, procstat
 from mountcr import manifest as manifests
-from mountcr import paths, procstat
 from mountcr.criu import binary
 from mountcr.criu.images import ImageSet
 from mountcr.criu.session import Notification, Session
-from mountcr.errors import GoneError, PrivilegeError, UsageError
+from mountcr.driver import get_driver
+from mountcr.errors import GoneError, MountcrError, PrivilegeError, UsageError
 from mountcr.graph.tree import MountTree
 from mountcr.interrupts import hold_back, let_through
+from mountcr.kernel.volatile import sync_upper
 from mountcr.manifest import Manifest
-from mountcr.model import FileKind, Record
+from mountcr.model import FileKind, Record, Unseen
 from mountcr.observation import observe, observe_host
 from mountcr.observation.named import NamedFiles
+from mountcr.operations.leftovers import recorded as operation_recorded
 from mountcr.operations.refusal import refuse
 from mountcr.paths import KPath
 from mountcr.planning.planner import make_plan
+from mountcr.planning.volatile import marker_of
+from mountcr.rootfs import fingerprint as fingerprints
+from mountcr.rootfs.fingerprint import Extent
 
 if TYPE_CHECKING:
-    from mountcr.model import Container, Facts
+    from mountcr.model import Container, Facts, Stack
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
+    from mountcr.rootfs.fingerprint import Fingerprint
 
 __all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump"]
 
@@ -44,29 +59,47 @@ _DYING: Final = 10.0
 
 
 class DumpSeconds(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """How long it took, in seconds; `frozen` is what the tasks missed."""
+    """
+    How long it took, in seconds; `frozen` is what the tasks missed.
+
+    `fingerprint` is in `total`, and in `frozen` too where the tasks run on.
+    """
 
     plan: float
     frozen: float
+    fingerprint: float = 0.0
     total: float
 
 
 class DumpResult(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """Where the images and the manifest are."""
+    """
+    Where the images, the manifest and the fingerprint are.
+
+    There is no fingerprint where none was asked for or nobody knows the layers, nor where they
+    could not be read: `unseen` says why.
+    """
 
     schema: str = DUMP_SCHEMA
     images: KPath
     manifest: KPath
+    fingerprint: KPath | None = None
     seconds: DumpSeconds
+    unseen: tuple[Unseen, ...] = ()
 
 
 class _Dump:
     """One dump: the hooks share what they learn."""
 
-    def __init__(self, container: Container, choices: Choices, facts: Facts) -> None:
+    def __init__(
+        self, container: Container, choices: Choices, facts: Facts, extent: Extent | None
+    ) -> None:
         self.container = container
         self.choices = choices
         self.facts = facts
+        self.extent = extent
+        self.fingerprint: Fingerprint | None = None
+        self.fingerprinted = 0.0
+        self.unseen: tuple[Unseen, ...] = ()
         self.plan = make_plan(facts, choices)
         self.files = NamedFiles()
         self.named: tuple[NamedFile, ...] | None = None
@@ -102,6 +135,7 @@ class _Dump:
         self.files.hold(self.container.pid)
         if self.choices.leave_running:
             self.read_files()
+            self.take_fingerprint()
         else:
             self.completing = hold_back()
             manifests.write(self.manifest(()), self.choices.images, durable=False)
@@ -124,6 +158,27 @@ class _Dump:
             self.named = self.files.read(images.regular_files(), tree, self.plan.externals)
         return self.named
 
+    def settle(self) -> None:
+        """Sync the upper of a volatile overlay, when the tasks have ended, and say so."""
+        stack = self.plan.rootfs.origin if self.plan.rootfs else None
+        marker = marker_of(stack) if stack and stack.volatile else None
+        if stack is None or stack.upper is None or marker is None:
+            return
+        with contextlib.suppress(OSError):  # then its layer is whole until the next boot only
+            self.facts = msgspec.structs.replace(self.facts, synced=sync_upper(stack.upper, marker))
+            manifests.write(self.manifest(self.read_files()), self.choices.images)
+
+    def take_fingerprint(self) -> None:
+        """Take the fingerprint, once; what cannot be read is no reason to lose a dump."""
+        if self.extent is None or self.fingerprinted or self.plan.rootfs is None:
+            return
+        began = time.monotonic()
+        try:
+            self.fingerprint = _fingerprint(self.plan.rootfs.origin, self.extent)
+        except (OSError, MountcrError) as error:
+            self.unseen = (Unseen(what="fingerprint", why=str(error)),)
+        self.fingerprinted = time.monotonic() - began
+
     def manifest(self, files: tuple[NamedFile, ...]) -> Manifest:
         """Give the manifest with what was read of files."""
         options = self.plan.criu.dump_options
@@ -139,6 +194,18 @@ class _Dump:
             standard_streams=_standard_streams(self.facts),
             extra=self.choices.extra,
         )
+
+
+def _fingerprint(stack: Stack, extent: Extent) -> Fingerprint:
+    """
+    Take the fingerprint of a stack.
+
+    Of the one directory of a plain root file system, which is an image as well, contents are read
+    only if all of them are asked for.
+    """
+    layers = get_driver(stack.driver).layers(stack)
+    contents = extent is Extent.ALL or len(layers) > 1
+    return fingerprints.take(layers, stack.data, extent=extent, contents=contents)
 
 
 def _asks_the_same(before: Facts, after: Facts) -> bool:
@@ -170,11 +237,11 @@ def _standard_streams(facts: Facts) -> tuple[str, ...]:
     return tuple(links.get(number, "/dev/null") for number in range(3))
 
 
-def _prepare(images: KPath) -> frozenset[bytes]:
+def _prepare(images: KPath, container: Container, *, leave_running: bool) -> frozenset[bytes]:
     """Make the images directory unless it is there and give what is in it: no other dump."""
     directory = paths.decode(images)
     try:
-        os.mkdir(directory, 0o700)
+        journal.make_directory(directory, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
@@ -185,7 +252,17 @@ def _prepare(images: KPath) -> frozenset[bytes]:
     if os.path.exists(os.path.join(directory, b"inventory.img")):
         msg = f"{images} holds a dump already"
         raise UsageError(msg, hint="choose another directory, or remove this one")
-    return frozenset(os.listdir(directory))
+    there = frozenset(os.listdir(directory))
+    journal.note(
+        journal.Images(
+            path=images,
+            pid=container.pid,
+            start_time=container.start_time,
+            kept=tuple(map(paths.encode, there)),
+            leave_running=leave_running,
+        )
+    )
+    return there
 
 
 def _remove_images(images: KPath, kept: frozenset[bytes]) -> None:
@@ -238,9 +315,24 @@ def _await_end(facts: Facts) -> None:
             os.close(handle)
 
 
-def dump(container: Container, choices: Choices) -> DumpResult:
+def _record_fingerprint(work: _Dump) -> None:
+    """Write the fingerprint, as the last thing: the dump is complete without it."""
+    try:
+        work.take_fingerprint()
+        if work.fingerprint:
+            fingerprints.write(work.fingerprint, work.choices.images)
+    except KeyboardInterrupt:
+        msg = f"interrupted; the dump is complete, without a fingerprint: {work.choices.images}"
+        raise KeyboardInterrupt(msg) from None
+
+
+def dump(
+    container: Container, choices: Choices, *, fingerprint: Extent | None = Extent.UPPER
+) -> DumpResult:
     """
     Dump a running container into `choices.images`, which is made if it is missing.
+
+    `fingerprint` is how much of the root file system is recorded for `verify`.
 
     Raises PrivilegeError when not root, CapabilityError when CRIU does not work here,
     RefusedError when the plan is refused (nothing was touched), CriuError when CRIU failed: the
@@ -254,24 +346,33 @@ def dump(container: Container, choices: Choices) -> DumpResult:
         msg = f"container {container.id} does not run"
         raise GoneError(msg, hint="start it first; `mountcr rebuild` works without")
     criu = binary.require()
-    work = _Dump(container, choices, observe(container, host=observe_host(criu=criu)))
+    facts = observe(container, host=observe_host(criu=criu))
+    work = _Dump(container, choices, facts, fingerprint)
     refuse(work.plan, "the dump")
-    there = _prepare(choices.images)
-    planned = time.monotonic()
-    try:
-        _perform(work, criu.command, there)
-        thawed = time.monotonic()
-        manifests.write(work.manifest(work.read_files()), choices.images)
-        if not choices.leave_running:
-            _await_end(work.facts)
-    finally:
-        work.close()
+    with operation_recorded("dump", undo=False):
+        there = _prepare(choices.images, container, leave_running=choices.leave_running)
+        planned = time.monotonic()
+        try:
+            _perform(work, criu.command, there)
+            thawed = time.monotonic()
+            manifests.write(work.manifest(work.read_files()), choices.images)
+            if not choices.leave_running:
+                _await_end(work.facts)
+                work.settle()
+        finally:
+            work.close()
+        _record_fingerprint(work)
+        images = choices.images
+        recorded = paths.join(images, fingerprints.FINGERPRINT) if work.fingerprint else None
     return DumpResult(
-        images=choices.images,
-        manifest=paths.join(choices.images, manifests.MANIFEST),
+        images=images,
+        manifest=paths.join(images, manifests.MANIFEST),
+        fingerprint=recorded,
+        unseen=work.unseen,
         seconds=DumpSeconds(
             plan=round(planned - started, 4),
             frozen=round(thawed - work.frozen_at, 4),
+            fingerprint=round(work.fingerprinted, 4),
             total=round(time.monotonic() - started, 4),
         ),
     )

@@ -25,16 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["changes", "everything"]
 
 
-def changes(layer: Layer, below: View | None) -> Iterator[Entry]:
+def changes(layer: Layer, below: View | None, *, writable: bool = True) -> Iterator[Entry]:
     """
     Give what a layer has and removes, its root first.
 
-    Without `below`, every mark is taken for one that changes something. Raises OSError, and
-    RefusedError naming the path where a mark points to a layer that is not there.
+    Without `below`, every mark is taken for one that changes something; `writable` tells that it is
+    the writable one of a stack. Raises OSError, and RefusedError naming the path where a mark
+    points to a layer that is not there.
     """
     if below is not None:
         below = View(below.layers, below.data, writable=False)
-    view = View((layer, *(below.layers if below else ())), below.data if below else ())
+    layers = (layer, *(below.layers if below else ()))
+    view = View(layers, below.data if below else (), writable=writable)
     walk = _Walk(view, below)
     root = view.parts(b"")[0]
     yield Entry(b"", root.marked.inode)
@@ -91,7 +93,7 @@ class _Walk:
         self._view = view
         self._below = below
         self._links = _Links()
-        self._linked: dict[tuple[int, int], bytes] = {}
+        self._lent: set[bytes] = set()
 
     def directory(
         self, path: bytes, part: Part | None = None, *, alone: bool = False
@@ -133,8 +135,6 @@ class _Walk:
                 yield from self._removed(path)
             return
         top = parts[0].marked
-        if top.linked:
-            self._note(path)
         if not top.inode.is_directory:
             yield _present(self._view, path, top.inode, self._links)
         elif top.redirect is not None or self._reaches_further(path, parts):
@@ -159,20 +159,28 @@ class _Walk:
             return parts[0].marked.opaque
         return len(parts) == 1 and bool(self._below.parts(path))
 
-    def _note(self, path: bytes) -> None:
-        below = self._below.inode(path) if self._below else None
-        if below is not None and below.nlink > 1:
-            self._linked[below.identity] = path
-
     def aliases(self) -> Iterator[Entry]:
         """Give the hard links that are still below of files whose other name was changed."""
-        if self._below is None or not self._linked:
+        links = self._view.changed_links()
+        if self._below is None or not links:
             return
         for entry in everything(self._below):
-            first = self._linked.get(entry.inode.identity) if entry.inode else None
+            first = links.get(entry.inode.identity) if entry.inode else None
             if first is None or entry.path == first:
                 continue
             parts = self._view.parts(entry.path)
             inode = self._view.inode(first)
             if parts and inode and (parts[0].layer > 0 or parts[0].path != entry.path):
+                yield from self._parents(entry.path)
                 yield Entry(entry.path, inode, link=first)
+
+    def _parents(self, path: bytes) -> Iterator[Entry]:
+        """Give the directories that a path lies in and that the layer does not have itself."""
+        directory = path.rpartition(b"/")[0]
+        if not directory or directory in self._lent:
+            return
+        top = self._view.parts(directory)[0]
+        if top.layer > 0:
+            self._lent.add(directory)
+            yield from self._parents(directory)
+            yield Entry(directory, top.marked.inode)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from mountcr import journal
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mountcr.paths import KPath
     from mountcr.rootfs.writer import Progress, Written
 
-__all__ = ["write_changes", "write_merged"]
+__all__ = ["write_changes", "write_merged", "write_nothing"]
 
 
 def write_merged(
@@ -47,14 +48,27 @@ def write_changes(
     into: KPath,
     to: str,
     *,
+    writable: bool = True,
     progress: Progress | None = None,
 ) -> Written:
     """
     Write what the topmost of some layers changes of the others, in the dialect `to`.
 
-    Everything else is as in `write_merged`.
+    `writable` tells that it is the writable one of a stack. Everything else is as in
+    `write_merged`.
     """
     journal.make_directories(os.path.dirname(decode(into)))
     with opened(layers, data) as view:
-        entries = changes(view.layers[0], view.below())
+        entries = changes(view.layers[0], view.below(), writable=writable)
         return write(entries, into, get_dialect(to), progress=progress)
+
+
+def write_nothing(layers: Sequence[StoredLayer], into: KPath, to: str) -> Written:
+    """
+    Write a layer, in the dialect `to`, that changes nothing of what others show, top first.
+
+    Its root is as theirs is. Everything else is as in `write_merged`.
+    """
+    os.makedirs(os.path.dirname(decode(into)), exist_ok=True)
+    with opened(layers) as view:
+        return write(islice(everything(view), 1), into, get_dialect(to))

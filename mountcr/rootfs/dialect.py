@@ -47,8 +47,9 @@ class Marked(NamedTuple):
     `opaque`: nothing below shows through the directory. `redirect`: what lies below is found there
     instead of at the own path: absolute (with a leading slash) or another name in the same
     directory. `metacopy`: the content is that of the file below. `linked`: the file below had hard
-    links, and all of them are this one now; of the root: the layer may have such files. `blocks`:
-    what is no directory hides further ones below it from a directory above it.
+    links, and all of them are this one now; of the root: the layer may have such files. `origin`:
+    the number of the inode below that a linked one was copied from, 0 where nothing tells.
+    `blocks`: what is no directory hides further ones below it from a directory above it.
     """
 
     inode: Inode
@@ -56,6 +57,7 @@ class Marked(NamedTuple):
     redirect: bytes | None = None
     metacopy: bool = False
     linked: bool = False
+    origin: int = 0
     blocks: bool = True
 
 

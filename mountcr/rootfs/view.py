@@ -186,23 +186,38 @@ class View:
         inode = parts[0].marked.inode
         if inode.nlink == 1 or inode.identity == (0, 0):
             return parts
-        first = self._changed_links().get(inode.identity)
+        first = self.changed_links().get(inode.identity)
         return parts if first is None else self.parts(first)
 
-    def _changed_links(self) -> dict[tuple[int, int], bytes]:
-        """Find what stands for all hard links of a file below, by the identity of that file."""
+    def changed_links(self) -> Mapping[tuple[int, int], bytes]:
+        """
+        Give the files below all of whose hard links are one file of the writable layer now.
+
+        That is the identity of the file below, and a path of the one that stands for it. A file
+        whose name there is another by now is found by the number of the inode it was copied from.
+        """
         if self._linked is None:
             self._linked = {}
-            root = self.layers[0].inode(b"") if self._writable else None
+            root = self.layers[0].inode(b"") if self._writable and self.layers else None
             if root is not None and root.linked:
-                for path in _linked_files(self.layers[0], b""):
-                    below = self.parts(path, start=1)
-                    if below and below[0].marked.inode.nlink > 1:
-                        self._linked[below[0].marked.inode.identity] = path
+                self._find_links(self._linked)
         return self._linked
 
+    def _find_links(self, found: dict[tuple[int, int], bytes]) -> None:
+        moved: dict[int, bytes] = {}
+        for path, marked in _linked_files(self.layers[0], b""):
+            below = self.parts(path, start=1)
+            inode = below[0].marked.inode if below else None
+            if inode and inode.nlink > 1 and marked.origin in {0, inode.identity[1]}:
+                found[inode.identity] = path
+            elif marked.origin:
+                moved[marked.origin] = path
+        for inode in _files(self.below(), b"") if moved else ():
+            if inode.nlink > 1 and inode.identity[1] in moved:
+                found[inode.identity] = moved[inode.identity[1]]
 
-def _linked_files(layer: Layer, directory: bytes) -> Iterator[bytes]:
+
+def _linked_files(layer: Layer, directory: bytes) -> Iterator[tuple[bytes, Marked]]:
     for name, kind in layer.listing(directory).names.items():
         path = join(directory, name)
         if kind is InodeType.DIRECTORY:
@@ -210,7 +225,19 @@ def _linked_files(layer: Layer, directory: bytes) -> Iterator[bytes]:
         else:
             marked = layer.inode(path)
             if marked is not None and marked.linked:
-                yield path
+                yield path, marked
+
+
+def _files(tree: Tree, directory: bytes) -> Iterator[Inode]:
+    """Give the inode of everything in a tree that is no directory."""
+    for name, kind in tree.entries(directory).items():
+        path = join(directory, name)
+        if kind is InodeType.DIRECTORY:
+            yield from _files(tree, path)
+        else:
+            inode = tree.inode(path)
+            if inode is not None:
+                yield inode
 
 
 def _continues(upper: Marked, lower: Marked) -> bool:

@@ -14,6 +14,7 @@ import pytest
 import builders
 from mountcr.cli import build_parser, main
 from mountcr.cli.inputs import absolute, choices_of, facts_of, is_images, read_facts
+from mountcr.cli.schema import documents
 from mountcr.criu.options import CgroupMode
 from mountcr.errors import DocumentError, MountcrError, NotFoundError, UsageError
 from mountcr.planning.choices import Choices
@@ -32,6 +33,8 @@ COMMANDS = {
     "rebuild": ["web", "--at", "/a"],
     "umount": ["/a"],
     "restore": ["/i"],
+    "verify": ["/i"],
+    "convert": ["/l", "--from", "overlay", "--to", "aufs", "-o", "/o"],
     "doctor": [],
     "demo": [],
     "schema": ["plan"],
@@ -204,7 +207,7 @@ def test_a_refused_plan_is_printed_and_has_its_status(
 
 def test_schemas_of_all_documents(capsys: pytest.CaptureFixture[str]) -> None:
     """Each is JSON Schema; an unknown name lists those that there are."""
-    for name in ("plan", "facts", "graph", "manifest", "dump", "restore", "rebuild", "doctor"):
+    for name in documents():
         assert main(["schema", name]) == 0
         assert "$defs" in capsys.readouterr().out
     assert main(["schema", "nothing"]) == 3

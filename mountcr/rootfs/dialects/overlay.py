@@ -12,6 +12,7 @@ the kernel's own notes and no part of the file.
 from __future__ import annotations
 
 import re
+import struct
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -98,7 +99,8 @@ class OverlayLayer:
         redirect = None
         if metacopy or (stored.is_directory and not opaque):
             redirect = self._redirect(path, stored)
-        return Marked(inode, opaque, redirect, metacopy=metacopy, linked=linked)
+        origin = _origin(self._mark(stored, "origin")) if linked and path else 0
+        return Marked(inode, opaque, redirect, metacopy=metacopy, linked=linked, origin=origin)
 
     def _mark(self, inode: Inode, name: str) -> bytes | None:
         return inode.xattrs.get(KPath(self._own + name))
@@ -128,6 +130,34 @@ class OverlayLayer:
             for name, value in inode.xattrs.items()
             if not name.startswith(self._own) or name.startswith(self._escaped)
         }
+
+
+_MAGIC: Final = 0xFB
+_FILE_HANDLE: Final = 21
+"""Where the file handle begins: behind a header and the UUID of the file system."""
+
+_INODE_NUMBERS: Final = {
+    (0x01, 8): ("<I", 0),  # FILEID_INO32_GEN: ext4, xfs
+    (0x01, 12): ("<Q", 4),  # tmpfs (mm/shmem.c, `shmem_encode_fh()`)
+    (0x81, 12): ("<Q", 0),  # FILEID_INO64_GEN: xfs
+    (0x4D, 20): ("<Q", 0),  # FILEID_BTRFS_WITHOUT_PARENT
+}
+"""Where a file handle has the inode number, by type and length (include/linux/exportfs.h)."""
+
+
+def _origin(mark: bytes | None) -> int:
+    """
+    Give the number of the inode that a file was copied up from; 0 where that cannot be told.
+
+    The mark is a `struct ovl_fb` (fs/overlayfs/overlayfs.h).
+    """
+    if mark is None or len(mark) < _FILE_HANDLE or mark[1] != _MAGIC:
+        return 0
+    layout = _INODE_NUMBERS.get((mark[4], len(mark) - _FILE_HANDLE))
+    if layout is None:
+        return 0
+    number: int = struct.unpack_from(layout[0], mark, _FILE_HANDLE + layout[1])[0]
+    return number
 
 
 class Overlay:

@@ -41,10 +41,15 @@ _HIDDEN_DIRECTORY: Final = Inode(type=InodeType.DIRECTORY, mode=0o700)
 
 
 class UnionfsFuseLayer:
-    """A tree that is a branch of a unionfs-fuse with copy-on-write, of any version."""
+    """
+    A tree that is a branch of a unionfs-fuse with copy-on-write, of any version.
 
-    def __init__(self, tree: Tree) -> None:
+    `meta` is where its own version puts whiteouts, and shows nothing even if it is no directory.
+    """
+
+    def __init__(self, tree: Tree, meta: bytes = _NEW) -> None:
         self.tree = tree
+        self._own = meta
         self._roots: tuple[bytes, ...] | None = None
 
     def listing(self, path: bytes) -> Listing:
@@ -58,6 +63,8 @@ class UnionfsFuseLayer:
         names: dict[bytes, InodeType] = {}
         if stored is not None and stored.is_directory:
             names.update(self.tree.entries(path))
+            if not path and names.get(self._own) is not InodeType.DIRECTORY:
+                names.pop(self._own, None)
         removed: set[bytes] = set()
         passed: set[bytes] = set()
         for root in self._meta():
@@ -82,11 +89,13 @@ class UnionfsFuseLayer:
             return None
         if not stored.is_directory:
             return Marked(stored, blocks=False)
-        opaque = any(
-            self.tree.inode(join(root, path + _SUFFIX)) is not None
-            for root in (self._meta() if path else ())
-        )
-        return Marked(stored, opaque)
+        return Marked(stored, self._is_hidden(path))
+
+    def _is_hidden(self, path: bytes) -> bool:
+        """Tell whether there is a whiteout for a path; a name without room for one has none."""
+        if not path or len(path.rpartition(b"/")[2] + _SUFFIX) > MOST:
+            return False
+        return any(self.tree.inode(join(root, path + _SUFFIX)) is not None for root in self._meta())
 
     def _meta(self) -> tuple[bytes, ...]:
         if self._roots is None:
@@ -109,7 +118,7 @@ class UnionfsFuse:
 
     def layer(self, tree: Tree) -> UnionfsFuseLayer:
         """Read a tree as a branch."""
-        return UnionfsFuseLayer(tree)
+        return UnionfsFuseLayer(tree, self._meta)
 
     def begin(self) -> Iterable[Raw]:
         """Give nothing: the directory of whiteouts comes with the first."""

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mountcr verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mountcr.cli.inputs import absolute
+from mountcr.cli.output import print_document, talk
+from mountcr.operations.verify import verify
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["run"]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is not as it was at the dump; 5 when there is something."""
+    result = verify(absolute(arguments.images), quick=arguments.quick)
+    if arguments.json:
+        print_document(result)
+    else:
+        for difference in result.differences:
+            print(f"{difference.path}: {difference.what}")
+    for note in result.notes:
+        talk(f"note: {note}")
+    return 5 if result.differences else 0
