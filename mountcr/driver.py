@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount, Stack
+    from mountcr.model import Mount, Stack, StoredLayer
     from mountcr.paths import KPath
     from mountcr.planning.steps import Step
 
@@ -28,9 +28,20 @@ GROUP: Final = "mountcr.drivers"
 
 
 class Driver(Protocol):
-    """A storage driver."""
+    """
+    A storage driver.
+
+    A `flat` driver has no union: its root file
+    system is one directory that holds everything.
+    """
 
     name: ClassVar[str]
+    flat: ClassVar[bool]
+
+    @property
+    def dialect(self) -> str:
+        """The dialect in which it writes layers; one of a program depends on its version."""
+        ...
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:
         """
@@ -40,17 +51,23 @@ class Driver(Protocol):
         """
         ...
 
-    def assemble(self, stack: Stack, at: KPath) -> Sequence[Step]:
-        """Give the steps that mount a stack of this driver at an existing directory."""
+    def layers(self, stack: Stack) -> tuple[StoredLayer, ...]:
+        """Give the directories of a stack of this driver, top first, and how each is read."""
         ...
 
-    def convert(self, stack: Stack, *, upper: KPath) -> tuple[Stack, Sequence[Step]]:
+    def stack(
+        self, lowers: tuple[KPath, ...], upper: KPath, *, origin: Stack, together: bool
+    ) -> Stack:
         """
-        Say what a stack of another driver becomes in this one, and the steps that make it.
+        Give a stack of this driver with other layers, each of which it reads as it lies.
 
-        The writable layer is `upper`, a directory that is not there yet; the original is left
-        alone.
+        `origin` is the one that it takes the place of, which may be of any driver; `together`
+        tells that all layers are on one file system.
         """
+        ...
+
+    def assemble(self, stack: Stack, at: KPath) -> Sequence[Step]:
+        """Give the steps that mount a stack of this driver at an existing directory."""
         ...
 
 
@@ -65,10 +82,21 @@ def drivers() -> dict[str, Driver]:
 
 @functools.cache
 def _loaded() -> dict[str, Driver]:
+    from mountcr_drivers.aufs import AUFS
+    from mountcr_drivers.fuse_overlayfs import FuseOverlayFS
     from mountcr_drivers.overlayfs import OverlayFS
+    from mountcr_drivers.unionfs import ClassicUnionFS, UnionFS
     from mountcr_drivers.vfs import VFS
 
-    found: dict[str, Driver] = {"overlay": OverlayFS(), "vfs": VFS()}
+    built_in: tuple[Driver, ...] = (
+        OverlayFS(),
+        AUFS(),
+        UnionFS(),
+        FuseOverlayFS(),
+        ClassicUnionFS(),
+        VFS(),
+    )
+    found = {each.name: each for each in built_in}
     for name, loaded in offered(GROUP):
         if callable(loaded):
             found[name] = cast("Driver", loaded())

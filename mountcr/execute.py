@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from mountcr.errors import LeftBehindError, MountcrError, StepError
 from mountcr.interrupts import held_back
+from mountcr.kernel.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
+    from mountcr.aufsopts import AufsOptions
+    from mountcr.model import StoredLayer
     from mountcr.overlayopts import OverlayOptions
     from mountcr.paths import KPath
     from mountcr.planning.steps import Step
@@ -38,16 +41,46 @@ class Kernel(Protocol):
         """Mount an overlay that is read back and found equal."""
         ...
 
+    def mount_aufs(self, at: KPath, options: AufsOptions) -> None:
+        """Mount AUFS that is read back and found equal."""
+        ...
+
     def bind(self, source: KPath, at: KPath) -> None:
         """Bind without what is mounted below the source; the mount is private."""
         ...
 
-    def copy_layers(self, options: OverlayOptions, into: KPath) -> None:
-        """Copy the merged tree of layers into a directory that must not be there yet."""
+    def copy_layers(
+        self, layers: tuple[StoredLayer, ...], data: tuple[KPath, ...], into: KPath
+    ) -> None:
+        """Copy what layers show into a directory that must not be there yet."""
+        ...
+
+    def convert_layer(
+        self,
+        layers: tuple[StoredLayer, ...],
+        data: tuple[KPath, ...],
+        into: KPath,
+        to: str,
+        *,
+        shared: bool,
+    ) -> None:
+        """
+        Write what the topmost layer changes into a directory, in another dialect.
+
+        It must not be there yet, unless it is shared: then it holds that already.
+        """
+        ...
+
+    def make_layer(self, layers: tuple[StoredLayer, ...], into: KPath, to: str) -> None:
+        """Make a layer that changes nothing of what others show; it must not be there yet."""
         ...
 
     def remove_tree(self, path: KPath) -> None:
         """Remove a directory with everything in it, not crossing into other mounts."""
+        ...
+
+    def remove_marker(self, path: KPath, identity: str) -> bool:
+        """Remove the marker of a volatile overlay; tell whether there was one."""
         ...
 
     def make_cgroup(self, path: KPath) -> bool:
@@ -72,6 +105,21 @@ class Kernel(Protocol):
 
     def set_propagation(self, at: KPath, propagation: str) -> None:
         """Set the propagation of a mount."""
+        ...
+
+    def mount_fuse(
+        self,
+        at: KPath,
+        programs: tuple[str, ...],
+        package: str,
+        layers: tuple[KPath, ...],
+        arguments: tuple[KPath, ...],
+    ) -> Server:
+        """Start a FUSE server, one of some programs, and attach what it mounts."""
+        ...
+
+    def unmount_fuse(self, at: KPath, server: Server) -> None:
+        """Unmount what `mount_fuse` attached and end its server."""
         ...
 
     def unmount(self, at: KPath) -> None:
@@ -101,17 +149,48 @@ class Recorder:
         """Record."""
         self._record("mount_overlay", at, *options.lowers)
 
+    def mount_aufs(self, at: KPath, options: AufsOptions) -> None:
+        """Record."""
+        branches = (f"{each.path}={each.permission}" for each in options.branches)
+        self._record("mount_aufs", at, *branches, *options.others)
+
     def bind(self, source: KPath, at: KPath) -> None:
         """Record."""
         self._record("bind", source, at)
 
-    def copy_layers(self, options: OverlayOptions, into: KPath) -> None:
+    def copy_layers(
+        self,
+        layers: tuple[StoredLayer, ...],
+        data: tuple[KPath, ...],  # noqa: ARG002
+        into: KPath,
+    ) -> None:
         """Record."""
-        self._record("copy_layers", into, *options.lowers)
+        self._record("copy_layers", into, *(layer.path for layer in layers))
+
+    def convert_layer(
+        self,
+        layers: tuple[StoredLayer, ...],
+        data: tuple[KPath, ...],  # noqa: ARG002
+        into: KPath,
+        to: str,
+        *,
+        shared: bool,  # noqa: ARG002
+    ) -> None:
+        """Record."""
+        self._record("convert_layer", into, to, *(layer.path for layer in layers))
+
+    def make_layer(self, layers: tuple[StoredLayer, ...], into: KPath, to: str) -> None:
+        """Record."""
+        self._record("make_layer", into, to, *(layer.path for layer in layers))
 
     def remove_tree(self, path: KPath) -> None:
         """Record."""
         self._record("remove_tree", path)
+
+    def remove_marker(self, path: KPath, identity: str) -> bool:  # noqa: ARG002
+        """Record; every marker is taken to be there."""
+        self._record("remove_marker", path)
+        return True
 
     def make_cgroup(self, path: KPath) -> bool:
         """Record; every control group is taken for missing."""
@@ -138,6 +217,22 @@ class Recorder:
     def set_propagation(self, at: KPath, propagation: str) -> None:
         """Record."""
         self._record("set_propagation", at, propagation)
+
+    def mount_fuse(
+        self,
+        at: KPath,
+        programs: tuple[str, ...],
+        package: str,  # noqa: ARG002
+        layers: tuple[KPath, ...],  # noqa: ARG002
+        arguments: tuple[KPath, ...],
+    ) -> Server:
+        """Record; the server has the pid 0."""
+        self._record("mount_fuse", at, programs[0], *arguments)
+        return Server(pid=0, start_time=0, dev="", words=arguments)
+
+    def unmount_fuse(self, at: KPath, server: Server) -> None:  # noqa: ARG002
+        """Record."""
+        self._record("unmount_fuse", at)
 
     def unmount(self, at: KPath) -> None:
         """Record."""

@@ -24,6 +24,8 @@ __all__ = [
     "Facts",
     "FileKind",
     "Finding",
+    "FoundLayers",
+    "Holder",
     "Host",
     "InodeType",
     "Mark",
@@ -34,10 +36,13 @@ __all__ = [
     "PathStat",
     "Severity",
     "Stack",
+    "StoredLayer",
+    "SurveyedLayer",
     "Target",
     "TargetFile",
     "Task",
     "Unseen",
+    "Volatile",
 ]
 
 FACTS_SCHEMA = "mountcr/facts/1"
@@ -81,6 +86,16 @@ class PathStat(Record, frozen=True, kw_only=True):
 
 
 # It holds texts and numbers only, so the collector of cycles need not look at tens of thousands.
+class FoundLayers(Record, frozen=True, kw_only=True):
+    """The directories of an overlay by absolute paths of the host, and who told them."""
+
+    lowers: tuple[KPath, ...] = ()
+    data: tuple[KPath, ...] = ()
+    upper: KPath | None = None
+    work: KPath | None = None
+    told: tuple[str, ...] = ()
+
+
 class Mount(Record, frozen=True, kw_only=True, gc=False):
     """
     One line of mountinfo, see proc_pid_mountinfo(5).
@@ -94,8 +109,10 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     which is empty when it was removed; None for others and where it could not be counted.
 
     Of a union whose branches mountinfo does not tell, `branches` are they, `path=permission` as
-    sysfs has them (AUFS: /sys/fs/aufs/si_*/br*, in the order of their numbers), and `server` is the
-    command line of the FUSE server, word by word.
+    sysfs has them (AUFS: /sys/fs/aufs/si_*/br*, in the order of their numbers), then `xino=path`
+    for where it keeps inode numbers, and `layers=file` if an engine's file told. `server` is the
+    command line of the FUSE server, word by word, whose relative paths begin at `server_cwd`.
+    `layers` are those of an overlay by their paths on the host, where mountinfo shows others.
     """
 
     id: MountId
@@ -115,6 +132,8 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     entries: int | None = None
     branches: tuple[KPath, ...] = ()
     server: tuple[KPath, ...] = ()
+    server_cwd: KPath | None = None
+    layers: FoundLayers | None = None
 
     def _tag(self, name: str) -> int:
         for field in self.optional:
@@ -256,13 +275,22 @@ class Task(Record, frozen=True, kw_only=True):
     cgroups: tuple[CgroupMember, ...] = ()
 
 
+class Volatile(Record, frozen=True, kw_only=True):
+    """An overlay that was mounted volatile: when (`Host.boot`), and the marker (`Facts.synced`)."""
+
+    boot: str = ""
+    synced: str = ""
+
+
 class Stack(Record, frozen=True, kw_only=True):
     """
     What a root file system is made of.
 
     `lowers` are read-only, top first. `upper` takes the changes, None for a read-only union; for
     vfs it is the one directory there is. `data` are overlay's data-only layers, below the lowers.
-    `options` are the driver's own (overlay: index, xino, …).
+    `options` are the driver's own (overlay: index, xino, …). `permissions` are what AUFS does with
+    each of the `directories`, in their order: `rw`, `ro+wh`, `ro` (whiteouts in it are ignored), …
+    `volatile` is known of an overlay that omitted syncs, and left a marker in its work directory.
     `provenance` says who told: a file and its field, or the mount.
     """
 
@@ -272,12 +300,35 @@ class Stack(Record, frozen=True, kw_only=True):
     upper: KPath | None = None
     work: KPath | None = None
     options: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+    volatile: Volatile | None = None
     provenance: tuple[str, ...] = ()
 
     @property
     def directories(self) -> tuple[KPath, ...]:
         """Every directory the stack lies in, top first, without work."""
         return ((self.upper,) if self.upper else ()) + self.lowers
+
+
+class StoredLayer(Record, frozen=True, kw_only=True):
+    """A directory of a stack, and the dialect that its marks are in (`mountcr.rootfs.dialect`)."""
+
+    path: KPath
+    dialect: str
+
+
+class SurveyedLayer(Record, frozen=True, kw_only=True):
+    """
+    What was found in a layer that shall become one of another driver.
+
+    `foreign` is a path in it that the other dialect would read in another way, None when it can be
+    used where it lies. `digest` is that of what it changes (`mountcr.rootfs.fingerprint`), empty
+    where nobody had to know. `dev` (`major:minor`) is its file system, or the one it will be on.
+    """
+
+    foreign: KPath | None = None
+    digest: str = ""
+    dev: str = ""
 
 
 class Container(Record, frozen=True, kw_only=True):
@@ -329,13 +380,20 @@ class Criu(Record, frozen=True, kw_only=True):
 
 
 class Host(Record, frozen=True, kw_only=True):
-    """The host as the observer sees it: its own mounts, namespaces and cgroups, kernel, CRIU."""
+    """
+    The host as the observer sees it: its own mounts, namespaces and cgroups, kernel, CRIU.
+
+    `overlay` are the parameters of the overlay module, the defaults of its options; empty where
+    nobody looked. `boot` is /proc/sys/kernel/random/boot_id.
+    """
 
     mounts: tuple[Mount, ...] = ()
     namespaces: dict[str, int] = {}
     cgroups: tuple[CgroupMember, ...] = ()
     capabilities: Capabilities | None = None
     criu: Criu | None = None
+    overlay: dict[str, str] = {}
+    boot: str = ""
 
 
 class TargetFile(Record, frozen=True, kw_only=True):
@@ -352,25 +410,56 @@ class TargetFile(Record, frozen=True, kw_only=True):
     build_id: str = ""
 
 
+class Holder(Record, frozen=True, kw_only=True):
+    """
+    A mount that has a writable layer of ours as its own, by device and inode number.
+
+    `pid` is a process in its mount namespace or the FUSE server, 0 in ours; `command` is its name
+    and `container` the id that its control group tells, if any. `dev` is that of the mount.
+    """
+
+    pid: int = 0
+    command: str = ""
+    container: str = ""
+    mountpoint: KPath
+    fstype: str
+    dev: str
+
+    @property
+    def who(self) -> str:
+        """The process, for people; empty for our own mount namespace."""
+        inside = f", container {self.container}" if self.container else ""
+        return f"pid {self.pid} ({self.command}{inside})" if self.pid else ""
+
+
 class Target(Record, frozen=True, kw_only=True):
     """
     Where a restore would take place: the host, and what was found for the paths that matter.
 
     `elsewhere` are the unions in other mount namespaces of the host, each with a pid that is in
-    one. `layers` and `sources` are paths of the host, `mountpoints` and `files` paths of the
-    container, looked at in its root file system; None where nothing is there.
+    one, and `holders` the mounts anywhere that have our writable layer. `layers` and `sources` are
+    paths of the host, `surveyed` the layers that another driver would have to read, `mountpoints`
+    and `files` paths of the container, looked at in its root file system; None where nothing is
+    there.
     """
 
     host: Host
     elsewhere: tuple[MountNamespace, ...] = ()
+    holders: tuple[Holder, ...] = ()
     layers: dict[KPath, PathStat | None] = {}
+    surveyed: dict[KPath, SurveyedLayer] = {}
     sources: dict[KPath, PathStat | None] = {}
     mountpoints: dict[KPath, PathStat | None] = {}
     files: tuple[TargetFile, ...] = ()
 
 
 class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """All that was observed of one container and its host; the input of every plan."""
+    """
+    All that was observed of one container and its host; the input of every plan.
+
+    `synced` tells of a volatile overlay that its upper was synced when the tasks had ended: it is
+    inode number and time of the marker in its work directory, empty for others.
+    """
 
     schema: str = FACTS_SCHEMA
     mountcr: str = ""
@@ -379,6 +468,7 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     namespaces: tuple[MountNamespace, ...] = ()
     host: Host = Host()
     unseen: tuple[Unseen, ...] = ()
+    synced: str = ""
 
     @property
     def shares_mounts(self) -> bool:

@@ -16,13 +16,24 @@ is an escape only before a backslash, a colon or a comma.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from mountcr.paths import KPath, decode, encode
 
-__all__ = ["OverlayOptions", "format_options", "parse_options"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "OverlayOptions",
+    "default_options",
+    "explicit_options",
+    "format_options",
+    "is_volatile",
+    "parse_options",
+    "unmet_options",
+]
 
 
 class OverlayOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +69,7 @@ def _split(text: str) -> tuple[list[KPath], list[KPath]]:
 
 def _respell(name: str) -> KPath:
     """Spell a name as mountinfo spells paths: without the octal escapes that options add."""
-    return encode(decode(KPath(name)))
+    return encode(decode(KPath(name))) if "\\" in name else KPath(name)
 
 
 def _unescape(value: str) -> KPath:
@@ -130,3 +141,128 @@ def format_options(options: OverlayOptions) -> bytes:
     parts.append(b"lowerdir=" + layers)
     parts += [decode(KPath(option)) for option in options.others]
     return b",".join(parts)
+
+
+# --- Options that are no layers -------------------------------------------------------------------
+
+_SWITCHES: Final = {"index": "index", "metacopy": "metacopy", "nfs_export": "nfs_export"}
+"""Options that are on or off, and the parameter of the module that is their default."""
+
+_FLAGS: Final = frozenset({"volatile", "userxattr", "default_permissions"})
+"""Options without a value, which are shown whenever they are in force."""
+
+_WRITERS: Final = frozenset({"index", "nfs_export", "volatile", "uuid"})
+"""What is ignored where there is no upper (fs/overlayfs/params.c, `ovl_fs_params_verify()`)."""
+
+
+def _pair(option: str) -> tuple[str, str]:
+    """Split an option; a volatile mount is also shown as `fsync=volatile`."""
+    if option == "fsync=volatile":
+        return "volatile", ""
+    key, _, value = option.partition("=")
+    return key, value
+
+
+def is_volatile(others: Iterable[str]) -> bool:
+    """Tell whether a mount with these options omits all syncs of its upper (Linux 5.10)."""
+    return any(_pair(option) == ("volatile", "") for option in others)
+
+
+def default_options(parameters: Mapping[str, str]) -> dict[str, str]:
+    """
+    Give the options whose defaults are parameters of the module, with what they are by default.
+
+    `parameters` are the files of /sys/module/overlay/parameters; none, no options. A kernel
+    without `redirect_always_follow` (before Linux 4.16) has `redirect_dir=off` for both ways not
+    to write redirects.
+
+    >>> default_options({"index": "N", "redirect_dir": "N", "redirect_always_follow": "Y"})
+    {'index': 'off', 'redirect_dir': 'follow'}
+    """
+    found = {
+        option: "on" if parameters[name] == "Y" else "off"
+        for option, name in _SWITCHES.items()
+        if name in parameters
+    }
+    if "xino_auto" in parameters:
+        found["xino"] = "auto" if parameters["xino_auto"] == "Y" else "off"
+    if "redirect_dir" in parameters:
+        following = {"Y": "follow", "N": "nofollow"}.get(
+            parameters.get("redirect_always_follow", ""), "off"
+        )
+        found["redirect_dir"] = "on" if parameters["redirect_dir"] == "Y" else following
+    return found
+
+
+def explicit_options(
+    shown: tuple[str, ...],
+    origin: Mapping[str, str],
+    target: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """
+    Put the options in that a mount had by default, so that no other default takes their place.
+
+    mountinfo shows an option only where it is not the default of its host
+    (fs/overlayfs/params.c, `ovl_show_options()`). `origin` and `target` are the parameters of
+    the module on the host of the mount and on the one that will mount it, which need not know
+    every option; None if that is the same. `userxattr` goes with no redirects but `nofollow`.
+    """
+    keys = {_pair(option)[0] for option in shown}
+    known = default_options(origin if target is None else target)
+    added = [
+        f"{key}={value}"
+        for key, value in default_options(origin).items()
+        if key not in keys and key in known and not (key == "redirect_dir" and _barred(keys, value))
+    ]
+    return (*shown, *added)
+
+
+def _barred(keys: set[str], redirect: str) -> bool:
+    return "userxattr" in keys and redirect != "nofollow"
+
+
+def unmet_options(
+    asked: Iterable[str],
+    shown: Iterable[str],
+    parameters: Mapping[str, str],
+    *,
+    writable: bool,
+) -> list[str]:
+    """
+    Give the options that were asked for and that a mount does not have, by what it shows.
+
+    What is not shown has the default of this host, see `explicit_options`. `xino` is not shown
+    either where all layers are on one file system, and a mount without upper ignores some.
+    """
+    have = dict(map(_pair, shown))
+    defaults = {"verity": "off", **default_options(parameters)}
+    return [
+        option for option in asked if not _is_met(*_pair(option), have, defaults, writable=writable)
+    ]
+
+
+def _is_met(
+    key: str, value: str, have: Mapping[str, str], defaults: Mapping[str, str], *, writable: bool
+) -> bool:
+    if key in _WRITERS and not writable:
+        return True
+    if key in have:
+        return have[key] in _fulfilments(key, value, writable=writable)
+    if key in _FLAGS:
+        return False
+    if key == "xino" or key not in defaults:
+        return True
+    return defaults[key] in _fulfilments(key, value, writable=writable)
+
+
+def _fulfilments(key: str, value: str, *, writable: bool) -> tuple[str, ...]:
+    """Give what the kernel may show for a value."""
+    match key, value:
+        case "redirect_dir", "off":
+            return "off", "follow", "nofollow"
+        case "redirect_dir", "on" | "follow" if not writable:
+            return "on", "follow"  # nothing is renamed there
+        case (("uuid" | "xino"), "auto"):
+            return "auto", "on", "off", "null"
+        case _:
+            return (value,)

@@ -11,8 +11,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from mountcr.model import Container, Criu, Facts, Host, Mount, MountNamespace, Task
 from mountcr.mountinfo import parse_table as parse
+from mountcr.observation.aufs import branches_in_sysfs
 
 if TYPE_CHECKING:
     from mountcr.model import OpenFile
@@ -21,8 +24,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTAINER_NS",
     "HOST_NS",
+    "KERNELS",
     "RECORDED",
     "ROOT_PID",
+    "captured",
     "facts",
     "mount",
     "namespace",
@@ -35,6 +40,8 @@ __all__ = [
 HOST_NS: Final = 4026531840
 CONTAINER_NS: Final = 4026532000
 ROOT_PID: Final = 100
+
+KERNELS: Final = Path(__file__).parent / "fixtures" / "kernels"
 
 RECORDED: Final = Path(__file__).parent / "fixtures" / "mountinfo"
 
@@ -59,6 +66,32 @@ def recorded(name: str) -> tuple[Mount, ...]:
 def recorded_names(suffix: str = "") -> list[str]:
     """Give the names of the recorded tables, of one kind if there is a suffix."""
     return sorted(path.name.removesuffix(".txt") for path in RECORDED.glob(f"*{suffix}.txt"))
+
+
+def captured(kernel: str) -> tuple[tuple[Mount, ...], tuple[Mount, ...]]:
+    """
+    Give the mounts of a process in a recorded union, and those of its host.
+
+    Those of AUFS have the branches that sysfs had.
+    """
+    directory = KERNELS / kernel
+    superblocks: dict[str, dict[str, bytes]] = {}
+    for line in (directory / "sysfs-aufs").read_bytes().splitlines(keepends=True):
+        path, _, content = line.partition(b": ")
+        *_, superblock, name = path.decode().split("/")
+        superblocks.setdefault(superblock.removeprefix("si_"), {})[name] = content
+    inside, outside = (
+        tuple(_with_branches(each, superblocks) for each in parse((directory / name).read_bytes()))
+        for name in ("mountinfo.txt", "mountinfo.host.txt")
+    )
+    return inside, outside
+
+
+def _with_branches(mount: Mount, superblocks: dict[str, dict[str, bytes]]) -> Mount:
+    for si, files in superblocks.items():
+        if mount.fstype == "aufs" and f"si={si}" in mount.super_options.split(","):
+            return msgspec.structs.replace(mount, branches=branches_in_sysfs(files))
+    return mount
 
 
 def namespace(

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr import paths
-from mountcr.model import Stack
+from mountcr.model import Stack, StoredLayer
 from mountcr.overlayopts import parse_options
-from mountcr.planning.steps import Directory, Overlay, Step
+from mountcr.planning.steps import Overlay, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,21 +27,57 @@ class OverlayFS:
     """The driver of `overlay` mounts, whoever made them and in whatever spelling."""
 
     name: ClassVar[str] = "overlay"
+    dialect = "overlay"
+    flat: ClassVar[bool] = False
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:  # noqa: ARG002
-        """Read the layers from the mount's own options; relative ones stay relative."""
+        """
+        Read the layers from the mount's own options, or where they were found on the host.
+
+        Relative ones that nobody has found stay relative.
+        """
         if mount.fstype != "overlay":
             return None
         options = parse_options(mount.super_options)
+        found = mount.layers or options
+        told = mount.layers.told if mount.layers else ()
         kept = tuple(each for each in options.others if each not in _NOT_OURS)
         return Stack(
             driver=self.name,
-            lowers=options.lowers,
-            data=options.data,
-            upper=options.upper,
-            work=options.work,
+            lowers=found.lowers,
+            data=found.data,
+            upper=found.upper,
+            work=found.work,
             options=kept,
-            provenance=(f"mountinfo: super options of mount {mount.id} at {mount.mountpoint}",),
+            provenance=(
+                f"mountinfo: super options of mount {mount.id} at {mount.mountpoint}",
+                *told,
+            ),
+        )
+
+    def layers(self, stack: Stack) -> tuple[StoredLayer, ...]:
+        """Read them by the attributes of `userxattr`, or by the trusted ones."""
+        dialect = "overlay-user" if "userxattr" in stack.options else "overlay"
+        return tuple(StoredLayer(path=each, dialect=dialect) for each in stack.directories)
+
+    def stack(
+        self,
+        lowers: tuple[KPath, ...],
+        upper: KPath,
+        *,
+        origin: Stack,
+        together: bool,  # noqa: ARG002
+    ) -> Stack:
+        """Keep options and data-only layers of an overlay; the work directory is beside upper."""
+        ours = origin.driver == self.name
+        return Stack(
+            driver=self.name,
+            lowers=lowers,
+            data=origin.data if ours else (),
+            upper=upper,
+            work=paths.KPath(f"{upper.rstrip('/')}.work"),
+            options=origin.options if ours else (),
+            provenance=origin.provenance,
         )
 
     def assemble(self, stack: Stack, at: KPath) -> Sequence[Step]:
@@ -57,26 +93,4 @@ class OverlayFS:
                 options=stack.options,
                 because=because,
             )
-        ]
-
-    def convert(self, stack: Stack, *, upper: KPath) -> tuple[Stack, Sequence[Step]]:
-        """
-        Put an empty upper on what was, so that nothing is written into the original.
-
-        What an overlay had in its upper is read from there as its topmost lower.
-        """
-        work = paths.KPath(f"{upper.rstrip('/')}.work")
-        converted = Stack(
-            driver=self.name,
-            lowers=stack.directories,
-            data=stack.data,
-            upper=upper,
-            work=work,
-            options=stack.options if stack.driver == self.name else (),
-            provenance=stack.provenance,
-        )
-        because = f"changes go to {upper}, the original is left alone"
-        return converted, [
-            Directory(path=upper, because=because),
-            Directory(path=work, because="overlay wants a work directory beside its upper"),
         ]

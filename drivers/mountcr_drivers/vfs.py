@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr.graph.superblock import short_type
-from mountcr.model import Stack
-from mountcr.planning.steps import Bind, Copy, Step
+from mountcr.model import Stack, StoredLayer
+from mountcr.planning.steps import Bind, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,8 @@ class VFS:
     """The driver of root file systems that are a plain directory."""
 
     name: ClassVar[str] = "vfs"
+    dialect = "vfs"
+    flat: ClassVar[bool] = True
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:
         """Find the directory on the host; None for a union, or where no path leads there."""
@@ -43,22 +45,23 @@ class VFS:
             provenance=(f"mountinfo: {mount.root} of {mount.dev} is {directory} on the host",),
         )
 
+    def layers(self, stack: Stack) -> tuple[StoredLayer, ...]:
+        """Read the one directory as it is."""
+        return tuple(StoredLayer(path=each, dialect=self.dialect) for each in stack.directories)
+
+    def stack(
+        self,
+        lowers: tuple[KPath, ...],
+        upper: KPath,
+        *,
+        origin: Stack,
+        together: bool,  # noqa: ARG002
+    ) -> Stack:
+        """Give a directory; what lower layers show has to be copied into it."""
+        del lowers
+        return Stack(driver=self.name, upper=upper, provenance=origin.provenance)
+
     def assemble(self, stack: Stack, at: KPath) -> Sequence[Step]:
         """Bind the directory, because CRIU wants its root to be a mount."""
         source = stack.directories[0]
         return [Bind(source=source, at=at, because=f"the root file system is {source}")]
-
-    def convert(self, stack: Stack, *, upper: KPath) -> tuple[Stack, Sequence[Step]]:
-        """Copy what the stack shows into a new directory."""
-        converted = Stack(driver=self.name, upper=upper, provenance=stack.provenance)
-        because = f"a copy of the {stack.driver} stack, which is left alone"
-        options = stack.options if stack.driver == "overlay" else ()
-        return converted, [
-            Copy(
-                layers=stack.directories,
-                data=stack.data,
-                into=upper,
-                options=options,
-                because=because,
-            )
-        ]

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mountcr import journal, mountinfo, paths
 from mountcr import manifest as manifests
-from mountcr import mountinfo, paths
 from mountcr.demo.launch import BindMount, Recipe, Tmpfs, launch, stop
 from mountcr.engines import find
 from mountcr.errors import CapabilityError, VerificationError
@@ -27,6 +28,7 @@ from mountcr.kernel.live import LiveKernel
 from mountcr.model import Record
 from mountcr.observation import observe
 from mountcr.operations.dump import dump
+from mountcr.operations.leftovers import recorded
 from mountcr.operations.rebuild import plan_rebuild, rebuild, unmount
 from mountcr.operations.restore import restore
 from mountcr.overlayopts import OverlayOptions
@@ -53,6 +55,9 @@ while :; do
     /bin/busybox sleep 0.02
 done
 """
+
+_MARK: Final = "MOUNTCR_DEMO"
+"""In the environment of every process of the container: whose it is, if this is killed."""
 
 _PATIENCE: Final = 5.0
 """Seconds to wait for the counter to move."""
@@ -145,9 +150,14 @@ def _wait_beyond(read: Callable[[], int], value: int) -> int:
 def _place() -> Generator[_Place]:
     """Give a directory, and remove it at the end with every mount that is on it."""
     with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(recorded("demo"))
         with held_back():
-            top = os.path.realpath(tempfile.mkdtemp(prefix="mountcr-demo-"))
+            name = f"mountcr-demo-{secrets.token_hex(8)}"
+            top = os.path.join(os.path.realpath(tempfile.gettempdir()), name)
+            path = os.fsencode(top)
+            journal.make_partial(path, path, 0o700, ground=True)
             cleanup.callback(_remove, top)
+            journal.note(journal.Processes(token=f"{_MARK}={top}", what="container"))
         yield _Place(top)
 
 
@@ -185,6 +195,7 @@ def demonstrate(driver: str, say: Callable[[str], None]) -> DemoResult:
                         BindMount(place.path("data"), "/data"),
                         Tmpfs("/run"),
                     ],
+                    environment={"PATH": "/bin", _MARK: place.top},
                 )
             )
             running.callback(stop, pid)

@@ -7,36 +7,40 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
-import tempfile
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from mountcr import mountinfo, paths
-from mountcr.errors import StepError
+from mountcr import journal, mountinfo, paths
 from mountcr.kernel import mounts, syscalls
+from mountcr.kernel.aufs import mount_aufs
 from mountcr.kernel.overlay import mount_overlay
-from mountcr.kernel.private import in_private_namespace
+from mountcr.kernel.volatile import remove_marker
 from mountcr.paths import ROOT, KPath, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mountcr.aufsopts import AufsOptions
+    from mountcr.kernel.servers import Server
+    from mountcr.model import StoredLayer
     from mountcr.overlayopts import OverlayOptions
+    from mountcr.rootfs.writer import Progress
 
 __all__ = ["LiveKernel"]
 
 
 class LiveKernel:
-    """Does what steps ask for, in the mount namespace of the calling thread."""
+    """
+    Does what steps ask for, in the mount namespace of the calling thread.
+
+    `progress` is told what is copied.
+    """
+
+    def __init__(self, *, progress: Progress | None = None) -> None:
+        self._progress = progress
 
     def make_directory(self, path: KPath) -> bool:
         """Make a directory with its parents, 0755; tell whether it had to be made."""
-        if os.path.isdir(decode(path)):
-            return False
-        os.makedirs(decode(path), mode=0o755)
-        return True
+        return journal.make_directories(decode(path), tree=True)
 
     def remove_directory(self, path: KPath) -> None:
         """Remove a directory that is empty."""
@@ -44,10 +48,36 @@ class LiveKernel:
 
     def mount_overlay(self, at: KPath, options: OverlayOptions) -> None:
         """Mount an overlay that is read back and found equal."""
+        journal.mounting(at, "overlay")
         mount_overlay(at, options)
+
+    def mount_aufs(self, at: KPath, options: AufsOptions) -> None:
+        """Mount AUFS that is read back and found equal."""
+        journal.mounting(at, "aufs")
+        mount_aufs(at, options)
+
+    def mount_fuse(
+        self,
+        at: KPath,
+        programs: tuple[str, ...],
+        package: str,
+        layers: tuple[KPath, ...],
+        arguments: tuple[KPath, ...],
+    ) -> Server:
+        """Start a FUSE server in a mount namespace of its own and attach what it mounts."""
+        from mountcr.kernel.fuse import mount_fuse  # what most commands have no use for
+
+        return mount_fuse(at, programs, package, layers, arguments)
+
+    def unmount_fuse(self, at: KPath, server: Server) -> None:
+        """Unmount what `mount_fuse` attached; its server has ended then."""
+        from mountcr.kernel.fuse import unmount_fuse
+
+        unmount_fuse(at, server)
 
     def bind(self, source: KPath, at: KPath) -> None:
         """Bind without what is mounted below the source."""
+        journal.mounting(at, source=source)
         mounts.bind(source, at)
 
     def set_attributes(self, at: KPath, attributes: Iterable[str]) -> None:
@@ -67,22 +97,46 @@ class LiveKernel:
                 raise
             syscalls.umount2(decode(at), syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH)
 
-    def copy_layers(self, options: OverlayOptions, into: KPath) -> None:
-        """
-        Copy the merged tree of layers into a directory that is not there yet.
+    def copy_layers(
+        self, layers: tuple[StoredLayer, ...], data: tuple[KPath, ...], into: KPath
+    ) -> None:
+        """Copy what layers show into a directory that is not there yet; on failure it is gone."""
+        from mountcr.rootfs.conversion import write_merged  # what most commands have no use for
 
-        The layers are merged by a read-only overlay in a private mount namespace, so that the
-        kernel decides about whiteouts; cp(1) keeps owners, times, xattrs, links, holes and
-        devices, and shares blocks where the file system can. On failure nothing is left.
+        write_merged(layers, data, into, progress=self._progress)
+
+    def convert_layer(
+        self,
+        layers: tuple[StoredLayer, ...],
+        data: tuple[KPath, ...],
+        into: KPath,
+        to: str,
+        *,
+        shared: bool,
+    ) -> None:
         """
-        if os.path.lexists(decode(into)):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), into)
-        os.makedirs(decode(into))
+        Write what the topmost layer changes into a directory, in another dialect.
+
+        On failure it is gone. A shared one that is there already is whole, because it gets its name
+        when it is.
+        """
+        from mountcr.rootfs.conversion import write_changes
+
+        if shared and os.path.isdir(decode(into)):
+            return
+        if shared:
+            journal.note(journal.Kept(path=into))
         try:
-            in_private_namespace(lambda: _copy_merged(options, into))
-        except BaseException:
-            self.remove_tree(into)
-            raise
+            write_changes(layers, data, into, to, writable=not shared, progress=self._progress)
+        except FileExistsError:
+            if not shared:
+                raise
+
+    def make_layer(self, layers: tuple[StoredLayer, ...], into: KPath, to: str) -> None:
+        """Make a layer that changes nothing of what others show; on failure it is gone."""
+        from mountcr.rootfs.conversion import write_nothing
+
+        write_nothing(layers, into, to)
 
     def remove_tree(self, path: KPath) -> None:
         """
@@ -97,6 +151,10 @@ class LiveKernel:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mount.mountpoint)
         shutil.rmtree(decode(path))
 
+    def remove_marker(self, path: KPath, identity: str) -> bool:
+        """Remove the marker of a volatile overlay, if it is the one of that identity."""
+        return remove_marker(path, identity)
+
     def make_cgroup(self, path: KPath) -> bool:
         """
         Make a control group; a cpuset of version 1 gets the processors and memory of its parent.
@@ -104,6 +162,9 @@ class LiveKernel:
         Without them no task can be put in (cpusets(7)).
         """
         directory = decode(path)
+        if os.path.isdir(directory):
+            return False
+        journal.note(journal.ControlGroup(path=path))
         try:
             os.mkdir(directory, 0o755)
         except FileExistsError:
@@ -175,25 +236,3 @@ def _make(parent: int, part: bytes, *, directory: bool) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _copy_merged(options: OverlayOptions, into: KPath) -> None:
-    """Merge layers read-only on a directory that only this namespace sees, and copy them."""
-    with tempfile.TemporaryDirectory(prefix="mountcr-") as scratch:
-        merged = encode(scratch)
-        if len(options.lowers) == 1 and not options.data:
-            mounts.bind(options.lowers[0], merged)
-        else:
-            mount_overlay(merged, msgspec.structs.replace(options, upper=None, work=None))
-        try:
-            _copy(decode(merged), decode(into))
-        finally:
-            syscalls.umount2(decode(merged), syscalls.MNT_DETACH)
-
-
-def _copy(source: bytes, into: bytes) -> None:
-    command = [b"cp", b"-a", b"--reflink=auto", b"-T", b"--", source, into]
-    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
-    if done.returncode:
-        complaint = os.fsdecode(done.stderr).strip().partition("\n")[0]
-        raise StepError(f"copying the merged layers failed: {complaint}")

@@ -4,7 +4,9 @@ Mounting OverlayFS: a ladder of system calls, and the comparison of what came of
 
 Newest rung first, each tried by calling: layers by descriptor (`lowerdir+` with FSCONFIG_SET_FD,
 Linux 6.13), layers by name (`lowerdir+`, Linux 6.8, 255 bytes each), then mount(2), whose data
-ends at 4095 bytes without an error and therefore is refused above. No rung is chosen by version.
+ends at 4095 bytes without an error. What does not fit into them as it is may do so with layers
+relative to the directory they have in common, or as the numbers of descriptors in /proc/self/fd;
+both want a working directory, which a thread has for itself. No rung is chosen by version.
 """
 
 from __future__ import annotations
@@ -12,42 +14,111 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Final
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+import msgspec
 
 from mountcr import mountinfo
 from mountcr.errors import CapabilityError, StepError
+from mountcr.interrupts import held_back
 from mountcr.kernel import syscalls
-from mountcr.overlayopts import OverlayOptions, format_options, parse_options
-from mountcr.paths import KPath, decode
+from mountcr.overlayopts import OverlayOptions, format_options, parse_options, unmet_options
+from mountcr.paths import KPath, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Sequence
 
-__all__ = ["mount_overlay"]
+__all__ = ["module_parameters", "mount_overlay"]
 
 _DATA_LIMIT: Final = 4095
 """mount(2) copies one page and ends it with a NUL (fs/namespace.c, `copy_mount_options()`)."""
 
+_MOST_LAYERS: Final = 500
+"""OVL_MAX_STACK of fs/overlayfs/ovl_entry.h; only said where a kernel has refused more."""
+
 _TRY_NEXT: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 """What a kernel answers that lacks a rung; seccomp filters of engines say EPERM."""
+
+_LAYER_HINT: Final = "the image was removed since the dump; pull it again, by digest"
+
+_PARAMETERS: Final = "/sys/module/overlay/parameters"
+
+
+class _UnfitError(Exception):
+    """A rung does not bear this mount here; the text says why."""
+
+
+class _Given(NamedTuple):
+    """A mount that was made: its root, an O_PATH descriptor, and the options as they were said."""
+
+    root: int
+    said: OverlayOptions
+
+
+def module_parameters() -> dict[str, str]:
+    """Read the parameters of the overlay module, the defaults of its options; {} without it."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(_PARAMETERS)):
+            with open(f"{_PARAMETERS}/{name}", encoding="ascii") as file:
+                found[name] = file.read().strip()
+    return found
 
 
 def mount_overlay(at: KPath, options: OverlayOptions) -> None:
     """
     Mount an overlay at a directory and compare the result with what was asked.
 
-    Raises StepError naming the layer that is gone, CapabilityError when no rung of the ladder
-    takes that many or that long layers, OSError otherwise. Nothing stays mounted on failure.
+    Layers are absolute. Raises StepError naming the layer that is gone, the marker that a volatile
+    mount left, or what the kernel made otherwise, CapabilityError when no rung of the ladder takes
+    that many or that long layers, OSError otherwise. Nothing stays mounted on failure, and the
+    working directory stays what it is.
     """
-    _check_layers(options)
-    complaint = _mount_by_fsconfig(at, options)
-    if complaint is not None:
-        _mount_by_data(at, options, complaint)
+    complaints: list[str] = []
+    for rung in (_by_descriptor, _by_name, _by_data, _by_relative_name, _by_number):
+        try:
+            given = rung(at, options)
+        except _UnfitError as reason:
+            complaints.append(str(reason))
+        except OSError as error:
+            _explain(at, options, error, complaints)
+        else:
+            break
+    else:
+        _give_up(at, complaints)
     try:
-        _compare(at, options)
+        _compare(at, given, options)
     except BaseException:
         syscalls.umount2(decode(at), syscalls.MNT_DETACH)
         raise
+    finally:
+        os.close(given.root)
+
+
+def _give_up(at: KPath, complaints: Sequence[str]) -> NoReturn:
+    _, by_name, *data = complaints
+    msg = f"overlay at {at}: {'; '.join(data)}; and the mount API says: {by_name}"
+    raise CapabilityError(
+        msg,
+        probe="overlay lowerdir+",
+        hint="use Linux 6.8 or newer, shorter layer paths, or --driver vfs",
+    )
+
+
+def _explain(
+    at: KPath, options: OverlayOptions, error: OSError, complaints: Sequence[str]
+) -> NoReturn:
+    """Raise what a mount failed with, or what is behind it, which the kernel does not say."""
+    _check_layers(options)
+    _check_marker(options)
+    count = len(options.lowers) + len(options.data)
+    if count > _MOST_LAYERS and error.errno == errno.EINVAL:
+        msg = f"overlay at {at}: {count} layers, and the kernel takes {_MOST_LAYERS}"
+        hint = "merge layers: --driver vfs makes one directory of them"
+        raise CapabilityError(msg, probe="overlay layers", hint=hint) from error
+    said = f" (mount API: {complaints[1]})" if len(complaints) > 1 else ""
+    raise OSError(error.errno, f"{error.strerror}{said}", at) from error
 
 
 def _check_layers(options: OverlayOptions) -> None:
@@ -63,62 +134,78 @@ def _check_layers(options: OverlayOptions) -> None:
             raise StepError(msg, errno=errno.ENOENT, hint=_LAYER_HINT)
 
 
-_LAYER_HINT: Final = "the image was removed since the dump; pull it again, by digest"
+def _check_marker(options: OverlayOptions) -> None:
+    """Name what a volatile mount left: with it the kernel mounts nothing (overlayfs.rst)."""
+    if options.work is None:
+        return
+    marker = os.path.join(decode(options.work), b"work/incompat/volatile")
+    if os.path.lexists(marker):
+        msg = (
+            f"upper {options.upper} was mounted volatile, and may have lost changes in a crash: "
+            f"{encode(marker)} is there"
+        )
+        hint = "if there was no crash since, remove that directory; else write into a copy: --upper"
+        raise StepError(msg, errno=errno.EINVAL, hint=hint)
 
 
-def _mount_by_fsconfig(at: KPath, options: OverlayOptions) -> str | None:
-    """Mount through the mount API; give why that is not possible here, None when it is done."""
-    for layers_by_fd in (True, False):
+# --- The mount API --------------------------------------------------------------------------------
+
+
+def _by_descriptor(at: KPath, options: OverlayOptions) -> _Given:
+    return _by_fsconfig(at, options, _set_descriptor)
+
+
+def _by_name(at: KPath, options: OverlayOptions) -> _Given:
+    return _by_fsconfig(at, options, _set_name)
+
+
+def _by_fsconfig(
+    at: KPath, options: OverlayOptions, set_layer: Callable[[int, bytes, bytes], None]
+) -> _Given:
+    """Mount through the mount API, layers one by one."""
+    try:
+        root = _detached(options, set_layer)
+    except OSError as error:
+        if error.errno in _TRY_NEXT:
+            raise _UnfitError(error.strerror) from error
+        raise
+    try:
+        flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
+        syscalls.move_mount(root, b"", syscalls.AT_FDCWD, decode(at), flags)
+    except OSError as error:
+        os.close(root)
+        if error.errno in _TRY_NEXT:
+            raise _UnfitError(error.strerror) from error
+        raise
+    return _Given(root, options)
+
+
+def _detached(options: OverlayOptions, set_layer: Callable[[int, bytes, bytes], None]) -> int:
+    """Give an overlay mount that goes with its descriptor when nothing has attached it."""
+    context = syscalls.fsopen(b"overlay", syscalls.FSOPEN_CLOEXEC)
+    try:
         try:
-            with _configured(options, by_fd=layers_by_fd) as mount_fd:
-                syscalls.move_mount(
-                    mount_fd, b"", syscalls.AT_FDCWD, decode(at), syscalls.MOVE_MOUNT_F_EMPTY_PATH
-                )
-        except OSError as error:
-            if error.errno not in _TRY_NEXT:
-                raise
-            complaint = str(error.strerror)
-        else:
-            return None
-    return complaint
-
-
-@contextlib.contextmanager
-def _configured(options: OverlayOptions, *, by_fd: bool) -> Generator[int]:
-    """Give a detached overlay mount; it goes when nothing has attached it."""
-    with contextlib.ExitStack() as stack:
-        context = syscalls.fsopen(b"overlay", syscalls.FSOPEN_CLOEXEC)
-        stack.callback(os.close, context)
-        try:
-            _configure(context, options, by_fd=by_fd)
+            _configure(context, options, set_layer)
             syscalls.fsconfig_create(context)
         except OSError as error:
             said = "; ".join(syscalls.fscontext_messages(context))
             raise OSError(error.errno, said or error.strerror) from error
-        mount_fd = syscalls.fsmount(context, syscalls.FSMOUNT_CLOEXEC, 0)
-        stack.callback(os.close, mount_fd)
-        yield mount_fd
+        return syscalls.fsmount(context, syscalls.FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
 
 
-def _configure(context: int, options: OverlayOptions, *, by_fd: bool) -> None:
+def _configure(
+    context: int, options: OverlayOptions, set_layer: Callable[[int, bytes, bytes], None]
+) -> None:
     syscalls.fsconfig_string(context, b"source", b"overlay")  # "none" else, in mountinfo
-    layers = [
-        *((b"lowerdir+", layer) for layer in options.lowers),
-        *((b"datadir+", layer) for layer in options.data),
-    ]
+    for layer in options.lowers:
+        set_layer(context, b"lowerdir+", decode(layer))
+    for layer in options.data:
+        set_layer(context, b"datadir+", decode(layer))
     if options.upper and options.work:
-        layers += [(b"upperdir", options.upper), (b"workdir", options.work)]
-    for key, layer in layers:
-        if by_fd:
-            fd = os.open(decode(layer), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                syscalls.fsconfig_fd(context, key, fd)
-            finally:
-                os.close(fd)
-        else:
-            # overlay unescapes the name of an upper or work, not that of a single lower layer
-            escape = b"\\\\" if key in {b"upperdir", b"workdir"} else b"\\"
-            syscalls.fsconfig_string(context, key, decode(layer).replace(b"\\", escape))
+        set_layer(context, b"upperdir", decode(options.upper))
+        set_layer(context, b"workdir", decode(options.work))
     for option in options.others:
         name, equals, value = option.partition("=")
         if equals:
@@ -127,38 +214,148 @@ def _configure(context: int, options: OverlayOptions, *, by_fd: bool) -> None:
             syscalls.fsconfig_flag(context, name.encode())
 
 
-def _mount_by_data(at: KPath, options: OverlayOptions, complaint: str) -> None:
+def _set_descriptor(context: int, key: bytes, layer: bytes) -> None:
+    fd = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscalls.fsconfig_fd(context, key, fd)
+    finally:
+        os.close(fd)
+
+
+def _set_name(context: int, key: bytes, layer: bytes) -> None:
+    # overlay unescapes the name of an upper or work, not that of a single lower layer
+    escape = b"\\\\" if key in {b"upperdir", b"workdir"} else b"\\"
+    syscalls.fsconfig_string(context, key, layer.replace(b"\\", escape))
+
+
+# --- mount(2) -------------------------------------------------------------------------------------
+
+
+def _by_data(at: KPath, options: OverlayOptions) -> _Given:
+    """Mount with mount(2), layers as they are."""
+    count = len(options.lowers) + len(options.data)
+    data = _fitting(options, f"{count} layers make {{}} bytes of options, mount(2) takes {{}}")
+    syscalls.mount(b"overlay", decode(at), b"overlay", 0, data)
+    return _given(at, options)
+
+
+def _fitting(options: OverlayOptions, complaint: str) -> bytes:
     data = format_options(options)
     if len(data) > _DATA_LIMIT:
-        msg = (
-            f"overlay at {at}: {len(options.lowers)} layers make {len(data)} bytes of options, "
-            f"mount(2) takes {_DATA_LIMIT}, and the mount API says: {complaint}"
-        )
-        raise CapabilityError(
-            msg,
-            probe="overlay lowerdir+",
-            hint="use Linux 6.8 or newer, shorter layer paths, or --driver vfs",
-        )
+        raise _UnfitError(complaint.format(len(data), _DATA_LIMIT))
+    return data
+
+
+def _by_relative_name(at: KPath, options: OverlayOptions) -> _Given:
+    """Mount with mount(2) from the directory that all layers have in common, by short names."""
+    layers = [decode(layer) for layer in (*options.lowers, *options.data)]
+    base = os.path.commonpath([os.path.dirname(os.path.normpath(layer)) for layer in layers])
+    names = [encode(os.path.relpath(layer, base)) for layer in layers]
+    said = _respelled(options, names)
+    data = _fitting(said, f"relative to {encode(base)} they make {{}} bytes")
+    _mount_from(base, at, data)
+    return _given(at, said)
+
+
+def _by_number(at: KPath, options: OverlayOptions) -> _Given:
+    """Mount with mount(2) from /proc/self/fd, where each layer is the number of a descriptor."""
+    with contextlib.ExitStack() as stack:
+        names: list[KPath] = []
+        for layer in (*options.lowers, *options.data):
+            fd = os.open(decode(layer), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            names.append(KPath(str(fd)))
+        said = _respelled(options, names)
+        data = _fitting(said, "as descriptors they make {} bytes")
+        _mount_from(b"/proc/self/fd", at, data)
+    return _given(at, said)
+
+
+def _respelled(options: OverlayOptions, names: Sequence[KPath]) -> OverlayOptions:
+    """Call the lower and data-only layers by other names; upper and work stay known to all."""
+    split = len(options.lowers)
+    return msgspec.structs.replace(options, lowers=tuple(names[:split]), data=tuple(names[split:]))
+
+
+def _mount_from(base: bytes, at: KPath, data: bytes) -> None:
+    """
+    Mount from another working directory: that of a thread, which nobody else looks at.
+
+    The thread is in the mount namespace of the calling one, see clone(2). Raises _UnfitError where
+    it can have no directory of its own.
+    """
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            try:
+                syscalls.unshare(syscalls.CLONE_FS)
+            except OSError as error:
+                msg = f"a thread can have no working directory of its own here: {error.strerror}"
+                raise _UnfitError(msg) from error
+            os.chdir(base)
+            syscalls.mount(b"overlay", decode(at), b"overlay", 0, data)
+        except BaseException as error:  # noqa: BLE001  # it is raised below
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="mountcr-overlay")
+    with held_back():  # or the thread would mount when nobody waits for it any more
+        thread.start()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _given(at: KPath, said: OverlayOptions) -> _Given:
+    """Open what mount(2) has just put on top at a directory."""
     try:
-        syscalls.mount(b"overlay", decode(at), b"overlay", 0, data)
-    except OSError as error:
-        said = f"{error.strerror} (mount API: {complaint})"
-        raise OSError(error.errno, said, at) from error
+        return _Given(os.open(decode(at), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), said)
+    except BaseException:
+        syscalls.umount2(decode(at), syscalls.MNT_DETACH)
+        raise
 
 
-def _compare(at: KPath, wanted: OverlayOptions) -> None:
+# --- What came of it ------------------------------------------------------------------------------
+
+
+def _compare(at: KPath, given: _Given, wanted: OverlayOptions) -> None:
     """Read the mount back; the kernel may drop layers without an error, and did."""
-    mounted = [each for each in mountinfo.read() if each.mountpoint == at][-1:]
-    found = parse_options(mounted[0].super_options) if mounted else OverlayOptions()
+    found = _shown(given.root)
+    said = given.said
     for what, want, have in (
-        ("lower layers", wanted.lowers, found.lowers),
-        ("data-only layers", wanted.data, found.data),
-        ("upper", (wanted.upper,), (found.upper,)),
-        ("work", (wanted.work,), (found.work,)),
+        ("lower layers", said.lowers, found.lowers),
+        ("data-only layers", said.data, found.data),
+        ("upper", (said.upper,), (found.upper,)),
+        ("work", (said.work,), (found.work,)),
     ):
         if want != have and _real(want) != _real(have):
             msg = f"overlay at {at}: the kernel mounted other {what} than asked: {have}, not {want}"
             raise StepError(msg, errno=errno.EIO)
+    if set(wanted.others) <= set(found.others):
+        return
+    unmet = unmet_options(
+        wanted.others, found.others, module_parameters(), writable=wanted.upper is not None
+    )
+    if unmet:
+        msg = (
+            f"overlay at {at}: the kernel mounted other options than asked: "
+            f"{','.join(found.others)}, not {','.join(unmet)}"
+        )
+        hint = "the file system of the upper may lack file handles or xattrs; dmesg tells"
+        raise StepError(msg, errno=errno.EIO, hint=hint)
+
+
+def _shown(root: int) -> OverlayOptions:
+    """Give what mountinfo shows of a mount, found by its id and not by where it is."""
+    with open(f"/proc/thread-self/fdinfo/{root}", "rb") as file:
+        (identity,) = (line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+    with open("/proc/thread-self/mountinfo", "rb", buffering=0) as table:
+        text = b"\n" + table.readall()
+    begin = text.find(b"\n" + identity + b" ")
+    if begin < 0:
+        return OverlayOptions()
+    line = text[begin + 1 : text.index(b"\n", begin + 1)]
+    return parse_options(mountinfo.parse_line(line).super_options)
 
 
 def _real(layers: tuple[KPath | None, ...]) -> list[str]:

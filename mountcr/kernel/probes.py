@@ -16,7 +16,7 @@ from mountcr.paths import KPath, encode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["probe", "probe_criu_engine"]
+__all__ = ["probe", "probe_aufs", "probe_criu_engine"]
 
 
 def _answers(call: Callable[[], object]) -> bool:
@@ -110,10 +110,50 @@ def probe_criu_engine() -> dict[str, bool]:
     return found
 
 
+def probe_aufs() -> dict[str, bool]:
+    """
+    Ask whether the kernel has AUFS, which may load its module.
+
+    Gives `aufs`, or nothing where only a caller with CAP_SYS_ADMIN would be told.
+    """
+    if _has_aufs():
+        return {"aufs": True}
+    try:
+        _open_aufs()
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return {"aufs": False}
+        return {} if error.errno == errno.EPERM else {"aufs": True}
+    return {"aufs": True}
+
+
+def _has_aufs() -> bool:
+    try:
+        with open("/proc/filesystems", "rb") as file:
+            return b"aufs" in file.read().split()
+    except OSError:
+        return False
+
+
+def _open_aufs() -> None:
+    """
+    Open AUFS by the mount API; without it (before Linux 5.2) mount it with no branch.
+
+    That it answers with EINVAL, before anything is mounted (fs/aufs/super.c, `aufs_fill_super()`).
+    """
+    try:
+        os.close(syscalls.fsopen(b"aufs", syscalls.FSOPEN_CLOEXEC))
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        syscalls.mount(b"none", b"/", b"aufs", 0)
+
+
 def probe() -> Capabilities:
     """Ask the kernel; nothing is left behind. Without CAP_SYS_ADMIN what mounts is False."""
     features = {name: _answers(call) for name, call in _CALLS.items()}
     features |= probe_criu_engine()
+    features |= probe_aufs()
     features["fsopen overlay"] = _fsopen()
     features["overlay layers by descriptor"] = _layers_by_fd()
     features["overlay"] = _overlay()

@@ -14,6 +14,7 @@ from mountcr import __version__
 from mountcr.errors import GoneError, PrivilegeError
 from mountcr.model import Container, Facts, Task, Unseen
 from mountcr.observation.host import observe_host
+from mountcr.observation.layers import with_layers_of_root
 from mountcr.observation.namespaces import observe_namespaces
 from mountcr.observation.places import Places
 from mountcr.observation.tasks import descendants, task
@@ -83,7 +84,7 @@ def observe(container: Container, *, host: Host | None = None) -> Facts:
         mountcr=__version__,
         container=container,
         tasks=tasks,
-        namespaces=namespaces,
+        namespaces=with_layers_of_root(namespaces, container, host),
         host=host,
         unseen=unseen,
     )

@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final
+import re
+from typing import TYPE_CHECKING, Final
 
 from mountcr import mountinfo
 from mountcr.model import MountNamespace
+from mountcr.observation.aufs import with_branches_of_all
+from mountcr.observation.fuse import FUSE_UNIONS, FuseServers
+from mountcr.observation.layers import with_layers_of_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mountcr.model import Mount
 
 __all__ = ["unions_elsewhere"]
 
-_UNIONS: Final = frozenset({"overlay", "aufs", "unionfs"})
+_UNIONS: Final = frozenset({"overlay", "aufs", "unionfs"}) | FUSE_UNIONS
+
+_LINE: Final = re.compile(b" - (?:%s) " % "|".join(map(re.escape, sorted(_UNIONS))).encode())
 
 
 def unions_elsewhere() -> tuple[MountNamespace, ...]:
@@ -27,6 +38,7 @@ def unions_elsewhere() -> tuple[MountNamespace, ...]:
     """
     seen = {_namespace("thread-self")}
     found: list[MountNamespace] = []
+    servers = FuseServers()
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -34,12 +46,23 @@ def unions_elsewhere() -> tuple[MountNamespace, ...]:
             identity = _namespace(entry)
             if identity in seen:
                 continue
-            mounts = mountinfo.read(int(entry))
+            found_here = _unions(entry)
             seen.add(identity)
-            unions = tuple(mount for mount in mounts if mount.fstype in _UNIONS)
+            unions = servers.of(with_branches_of_all(with_layers_of_all(found_here)))
             if unions:
                 found.append(MountNamespace(id=identity, pid=int(entry), mounts=unions))
     return tuple(found)
+
+
+def _unions(pid: str) -> Iterator[Mount]:
+    """Give the unions of a mount table; other lines, which are many, are not even parsed."""
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        lines = file.read().split(b"\n")
+    for line in lines:
+        if _LINE.search(line):
+            mount = mountinfo.parse_line(line)
+            if mount.fstype in _UNIONS:
+                yield mount
 
 
 def _namespace(pid: str) -> int:

@@ -8,8 +8,13 @@ import shutil
 
 from mountcr import mountinfo
 from mountcr.criu import binary
-from mountcr.kernel.probes import probe_criu_engine
+from mountcr.journal import boot_id
+from mountcr.kernel.overlay import module_parameters
+from mountcr.kernel.probes import probe_aufs, probe_criu_engine
 from mountcr.model import Capabilities, Criu, Host
+from mountcr.observation.aufs import with_branches_of_all
+from mountcr.observation.fuse import with_servers_of_all
+from mountcr.observation.layers import with_layers_of_all
 from mountcr.observation.tasks import cgroups, namespaces
 
 __all__ = ["observe_host"]
@@ -20,16 +25,19 @@ def observe_host(*, criu: Criu | None = None) -> Host:
     Observe the host; CRIU is asked for its version, unless it is known already.
 
     What kernel and CRIU can do is not probed, which takes 0.1 s: `mountcr doctor` does. Only what
-    CRIU's choice of its restore engine depends on is, which takes microseconds, and the programs
-    that CRIU starts to copy a tmpfs are looked for.
+    CRIU's choice of its restore engine depends on is, and whether there is AUFS, which takes
+    microseconds, and the programs that CRIU starts to copy a tmpfs are looked for.
     """
     copying = {name: shutil.which(name) is not None for name in ("tar", "gzip")}
     return Host(
-        mounts=mountinfo.read(),
+        mounts=with_layers_of_all(with_branches_of_all(with_servers_of_all(mountinfo.read()))),
         namespaces=namespaces("thread-self"),
         cgroups=cgroups("thread-self"),
         capabilities=Capabilities(
-            kernel=os.uname().release, features={**copying, **probe_criu_engine()}
+            kernel=os.uname().release,
+            features={**copying, **probe_criu_engine(), **probe_aufs()},
         ),
         criu=criu or binary.identify(),
+        overlay=module_parameters(),
+        boot=boot_id(),
     )

@@ -16,7 +16,9 @@ import msgspec
 
 from mountcr import mountinfo
 from mountcr.model import Mount, MountNamespace, Task
+from mountcr.observation.aufs import with_branches_of_all
 from mountcr.observation.fdinfo import mount_id
+from mountcr.observation.fuse import with_servers_of_all
 from mountcr.observation.stats import inode_type
 from mountcr.overlayopts import parse_options
 from mountcr.paths import ROOT, KPath, decode
@@ -90,7 +92,8 @@ def _entries(fd: int) -> int | None:
 def observe_namespace(pid: int, identity: int) -> MountNamespace:
     """Read the mount table of a task and look at every mountpoint. Raises OSError."""
     root = b"/proc/%d/root" % pid
-    mounts = tuple(_inspect(root, each) for each in mountinfo.read(pid))
+    told = with_branches_of_all(with_servers_of_all(mountinfo.read(pid)))
+    mounts = tuple(_inspect(root, each) for each in told)
     return MountNamespace(id=identity, pid=pid, mounts=mounts)
 
 

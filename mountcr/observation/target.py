@@ -2,37 +2,45 @@
 """
 The host of a restore: are the layers and sources there, and is in the root what was in it?
 
-The root is looked at through a read-only merge in a private mount namespace, so that looking
-changes neither the host's mount table nor the writable layer.
+The root is looked at through its layers, without mounting it, so that looking changes neither the
+host's mount table nor the writable layer, and works on a kernel that cannot mount such a root.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from mountcr.driver import get_driver
 from mountcr.errors import MountcrError
 from mountcr.execute import applied
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
-from mountcr.model import Target, TargetFile
+from mountcr.model import PathStat, Target, TargetFile
 from mountcr.observation.elf import build_id
 from mountcr.observation.elsewhere import unions_elsewhere
-from mountcr.observation.named import digest, open_beneath
+from mountcr.observation.holders import holders_of
+from mountcr.observation.named import digest, open_file
 from mountcr.observation.stats import look, path_stat
+from mountcr.observation.survey import survey
 from mountcr.paths import KPath, decode
 from mountcr.planning.unions import directories_on_host
+from mountcr.rootfs.inode import TYPE_BITS
+from mountcr.rootfs.opened import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mountcr.model import Host, PathStat, Stack
+    from mountcr.model import Host, Stack
     from mountcr.planning.files import NamedFile
     from mountcr.planning.records import External
     from mountcr.planning.steps import Step
     from mountcr.planning.whereabouts import Place
+    from mountcr.rootfs.inode import Inode
+    from mountcr.rootfs.view import View
 
 __all__ = ["observe_target"]
 
@@ -40,9 +48,10 @@ __all__ = ["observe_target"]
 def observe_target(
     host: Host,
     stack: Stack,
-    view: Sequence[Step],
+    unions: Sequence[Step],
     *,
     at: KPath,
+    driver: tuple[str, KPath] | None,
     externals: Iterable[External],
     mountpoints: Iterable[KPath],
     files: Iterable[tuple[NamedFile, Place | None]],
@@ -50,59 +59,120 @@ def observe_target(
     """
     Look at everything a restore depends on.
 
-    `view` are the steps that show the root, and the overlays in it, read-only, the root at `at`.
-    `files` come with where they lie then. Where a layer is gone, nothing in the root is looked at.
-    Raises PrivilegeError without CAP_SYS_ADMIN.
+    `unions` are the steps that show the overlays in the root, read-only. `files` come with where
+    they lie when the root is at `at`. `driver` is the one that the root shall come back on, if it
+    is asked for, and where its writable layer will be. Where a layer is gone, nothing in the root
+    is looked at. Raises PrivilegeError without CAP_SYS_ADMIN.
     """
     externals = tuple(externals)
-    unions = (path for each in externals for path in directories_on_host(each))
-    wanted = (*stack.directories, *stack.data, *unions)
+    inside = (path for each in externals for path in directories_on_host(each))
+    wanted = (*stack.directories, *stack.data, *inside)
     layers = {layer: look(decode(layer), follow=True) for layer in wanted}
     sources = {
         each.source: look(decode(each.source), follow=True) for each in externals if each.source
     }
-    target = Target(host=host, elsewhere=unions_elsewhere(), layers=layers, sources=sources)
+    elsewhere = unions_elsewhere()
+    target = Target(
+        host=host,
+        elsewhere=elsewhere,
+        holders=holders_of(stack, host.mounts, elsewhere),
+        layers=layers,
+        sources=sources,
+    )
     if not all(layers.values()):
         return target
-    places, found = in_private_namespace(
-        lambda: _look_inside(view, at, tuple(mountpoints), tuple(files))
+    with opened(get_driver(stack.driver).layers(stack), stack.data) as root:
+        places = {path: _stat(root.inode(_relative(path))) for path in mountpoints}
+        in_root, others = _split(files, at)
+        found = [_file(file, _root_file(root, path)) for file, path in in_root]
+    if others:
+        found += in_private_namespace(lambda: _look_elsewhere(unions, others))
+    return msgspec.structs.replace(
+        target,
+        surveyed=survey(stack, *driver) if driver else {},
+        mountpoints=places,
+        files=tuple(found),
     )
-    return msgspec.structs.replace(target, mountpoints=places, files=found)
 
 
-def _look_inside(
-    view: Sequence[Step],
-    at: KPath,
-    mountpoints: Sequence[KPath],
-    files: Sequence[tuple[NamedFile, Place | None]],
-) -> tuple[dict[KPath, PathStat | None], tuple[TargetFile, ...]]:
-    os.makedirs(decode(at), exist_ok=True)
-    with applied(view, LiveKernel()):
-        root = os.open(decode(at), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            places = {path: look(decode(path).lstrip(b"/"), dir_fd=root) for path in mountpoints}
-        finally:
-            os.close(root)
-        return places, tuple(_file(file, place) for file, place in files)
+def _relative(path: str) -> bytes:
+    return decode(KPath(path)).strip(b"/")
 
 
-def _file(file: NamedFile, place: Place | None) -> TargetFile:
-    """Look at a file in the root, or in what the external it lay on comes from."""
+def _split(
+    files: Iterable[tuple[NamedFile, Place | None]], at: KPath
+) -> tuple[list[tuple[NamedFile, bytes]], list[tuple[NamedFile, Place | None]]]:
+    """Tell the files of the root, with their paths in it, from the others."""
+    in_root: list[tuple[NamedFile, bytes]] = []
+    others: list[tuple[NamedFile, Place | None]] = []
+    for file, place in files:
+        if place and place.base == at:
+            in_root.append((file, _relative(place.below)))
+        else:
+            others.append((file, place))
+    return in_root, others
+
+
+def _stat(inode: Inode | None) -> PathStat | None:
+    """Say of an inode of the root what stat(2) says."""
+    if inode is None:
+        return None
+    dev, ino = inode.identity
+    return PathStat(
+        dev=f"{os.major(dev)}:{os.minor(dev)}",
+        ino=ino,
+        mode=inode.mode | TYPE_BITS[inode.type],
+        nlink=inode.nlink,
+        size=inode.size,
+        rdev=inode.rdev,
+        type=inode.type,
+    )
+
+
+def _root_file(root: View, path: bytes) -> tuple[PathStat, int] | None:
+    """Give what a file of the root is, and open it if it is a regular one; -1 if not."""
+    inode = root.inode(path)
+    found = _stat(inode)
+    if inode is None or found is None:
+        return None
+    return found, root.content(path).fd if inode.is_file else -1
+
+
+def _look_elsewhere(
+    unions: Sequence[Step], files: Iterable[tuple[NamedFile, Place | None]]
+) -> list[TargetFile]:
+    with applied(unions, LiveKernel()):
+        return [_file(file, _outside(file, place)) for file, place in files]
+
+
+def _outside(file: NamedFile, place: Place | None) -> tuple[PathStat, int] | None:
+    """Open a file that lies in what an external comes from, and say what it is."""
     if place is None:
-        return TargetFile(path=file.path)
+        return None
     try:
         fd = _open(place)
     except (FileNotFoundError, NotADirectoryError):
-        return TargetFile(path=file.path)
+        return None
     except OSError as error:
         msg = f"{file.path} cannot be looked at: {error.strerror}"
         raise MountcrError(msg, hint="CRIU could not open it either") from error
+    return path_stat(os.fstat(fd)), fd
+
+
+def _file(file: NamedFile, found: tuple[PathStat, int] | None) -> TargetFile:
+    """Look at a file and its content; closes the descriptor."""
+    if found is None:
+        return TargetFile(path=file.path)
+    now, fd = found
+    if fd < 0:
+        return TargetFile(path=file.path, stat=now)
     try:
+        regular = stat.S_ISREG(now.mode)
         return TargetFile(
             path=file.path,
-            stat=path_stat(os.fstat(fd)),
-            digest=digest(fd) if file.digest else "",
-            build_id=build_id(fd) if file.build_id else "",
+            stat=now,
+            digest=digest(fd) if file.digest and regular else "",
+            build_id=build_id(fd) if file.build_id and regular else "",
         )
     finally:
         os.close(fd)
@@ -115,6 +185,6 @@ def _open(place: Place) -> int:
         return os.open(decode(place.base), flags)
     root = os.open(decode(place.base), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return open_beneath(root, KPath(place.below))
+        return open_file(root, KPath(place.below))
     finally:
         os.close(root)

@@ -11,6 +11,7 @@ from mountcr.criu.images import find_damage
 from mountcr.criu.session import Notification, Session
 from mountcr.errors import CriuError
 from mountcr.interrupts import hold_back
+from mountcr.journal import HandingOver, note
 from mountcr.operations.restored import settle
 from mountcr.operations.streams import opened
 
@@ -52,6 +53,7 @@ class ByCriu:
     def _settle(self, stage: Notification) -> None:
         """Complete and compare while CRIU can still undo everything."""
         settle(self._manifest, self._plan, stage.pid)
+        note(HandingOver())
         hold_back()  # from here on CRIU completes what it does; the caller undoes it if it must
 
 

@@ -21,6 +21,7 @@ import msgspec
 from mountcr import mountinfo, procstat
 from mountcr.criu import binary, log
 from mountcr.errors import CapabilityError, CriuError, MountcrError, RefusedError, UsageError
+from mountcr.journal import HandingOver, note
 from mountcr.kernel import mounts
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.operations.streams import standard_streams
@@ -81,6 +82,7 @@ class ByRuntime:
         """Hand over with the root at the bundle's rootfs, settle, give the root task's pid."""
         if self._container.rootfs:
             mounts.rebind(RESTORE_ROOT, self._container.rootfs)
+        note(HandingOver())
         pid = self._restore()
         try:
             settle(self._manifest, self._plan, pid)

@@ -11,25 +11,40 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr import mountinfo
-from mountcr.errors import PrivilegeError, RefusedError, StepError, UsageError
+from mountcr import journal, mountinfo
+from mountcr.errors import LeftBehindError, PrivilegeError, RefusedError, StepError, UsageError
 from mountcr.execute import applied
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
+from mountcr.kernel.servers import is_attached, wait
 from mountcr.model import Record
+from mountcr.observation.aufs import with_branches_of_all
 from mountcr.observation.elsewhere import unions_elsewhere
+from mountcr.observation.fuse import server_of, with_servers_of_all
+from mountcr.observation.holders import holders_of
+from mountcr.observation.layers import with_layers_of_all
+from mountcr.observation.survey import survey
+from mountcr.operations.leftovers import recorded
 from mountcr.operations.locks import held
 from mountcr.operations.refusal import refuse
 from mountcr.paths import KPath, decode
-from mountcr.planning.choices import RESTORE_ROOT
+from mountcr.planning.choices import RESTORE_ROOT, new_upper
 from mountcr.planning.rootfs import holders, plan_rootfs
-from mountcr.planning.steps import Attributes, Bind, Overlay, Propagation
+from mountcr.planning.steps import (
+    Attributes,
+    Aufs,
+    Bind,
+    FuseUnion,
+    Overlay,
+    Propagation,
+    split_preparation,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -37,10 +52,14 @@ if TYPE_CHECKING:
     from mountcr.model import Stack
     from mountcr.planning.records import Plan, Rootfs
     from mountcr.planning.steps import Step
+    from mountcr.rootfs.writer import Progress
 
 __all__ = ["REBUILD_SCHEMA", "RebuildResult", "plan_rebuild", "rebuild", "rebuilt", "unmount"]
 
 REBUILD_SCHEMA = "mountcr/rebuild/1"
+
+_ENDING: Final = 10.0
+"""Seconds that a FUSE server may take to write what it has and end."""
 
 
 class RebuildResult(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -62,49 +81,68 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
     if plan.rootfs is None:
         refuse(plan, "the rebuild")
         raise RefusedError("the plan knows of no root file system", plan.findings)
-    host = MountTree(mountinfo.read())
+    mounted = with_branches_of_all(with_servers_of_all(mountinfo.read()))
+    host = MountTree(with_layers_of_all(mounted))
     origin = plan.rootfs.origin
     for mount, other in holders(origin, host.mounts):
         if other.lowers != origin.lowers and not plan.choices.upper:
             msg = f"upper {origin.upper} is mounted at {mount.mountpoint} with other layers"
             raise RefusedError(msg, hint="unmount it there, or write into a copy: --upper DIR")
     if not (plan.choices.upper or plan.choices.readonly or holders(origin, host.mounts)):
-        _refuse_elsewhere(origin)
-    return plan_rootfs(origin, at, host, plan.choices, container=plan.container.id, root=None)
+        _refuse_second_mount(origin, host)
+    driver = None if plan.choices.readonly else plan.choices.driver
+    _check_layers(origin)
+    container = plan.container.id
+    surveyed = (
+        survey(origin, driver, new_upper(plan.choices, container, driver)) if driver else None
+    )
+    return plan_rootfs(
+        origin,
+        at,
+        host,
+        plan.choices,
+        container=container,
+        root=None,
+        surveyed=surveyed,
+        boot=journal.boot_id(),
+    )
 
 
-def _refuse_elsewhere(origin: Stack) -> None:
-    """Refuse what would be a second mount of a writable layer."""
-    for namespace in unions_elsewhere():
-        for mount, _ in holders(origin, namespace.mounts):
-            msg = (
-                f"upper {origin.upper} is in use: pid {namespace.pid} has it mounted at "
-                f"{mount.mountpoint} in a mount namespace of its own"
-            )
-            raise RefusedError(msg, hint="stop it, look with --ro, or write into a copy: --upper")
+def _refuse_second_mount(origin: Stack, host: MountTree) -> None:
+    """Refuse what would be a second mount of a writable layer, and name who has it."""
+    for holder in holders_of(origin, host.mounts, unions_elsewhere()):
+        if holder.pid:
+            where = f"{holder.mountpoint} in a mount namespace of its own"
+            msg = f"upper {origin.upper} is in use: {holder.who} has it mounted at {where}"
+        else:
+            msg = f"upper {origin.upper} is in use: mounted at {holder.mountpoint}, by another path"
+        raise RefusedError(msg, hint="stop it, look with --ro, or write into a copy: --upper")
 
 
 def rebuild(
-    rootfs: Rootfs, at: KPath, *, report: Callable[[Step], None] | None = None
+    rootfs: Rootfs,
+    at: KPath,
+    *,
+    report: Callable[[Step], None] | None = None,
+    progress: Progress | None = None,
 ) -> RebuildResult:
     """
     Mount a root file system at a directory of the host, which is made if it is missing.
 
-    `rootfs` has its steps at `at`. Raises PrivilegeError, StepError (undone) or LeftBehindError.
-    On failure nothing is mounted; directories that were made for a converted layer are removed.
+    `rootfs` has its steps at `at`; `progress` is told what is copied. Raises PrivilegeError,
+    StepError (undone) or LeftBehindError. On failure nothing is mounted, and directories that were
+    made for converted layers are gone, but for those of the cache.
     """
     if os.geteuid() != 0:
         raise PrivilegeError("mounting needs root (CAP_SYS_ADMIN)", hint="run as root, or use -n")
-    _check_layers(rootfs)
-    made = _make(at)
-    try:
-        with held(rootfs.upper):
-            _assemble(rootfs, at, report)
-    except BaseException:
-        if made:
-            with contextlib.suppress(OSError):
-                os.rmdir(decode(at))
-        raise
+    preparation, mounting = split_preparation(rootfs.steps)
+    with recorded("rebuild"):
+        _make(at)
+        with (
+            held(rootfs.upper, rootfs.work),
+            applied(preparation, LiveKernel(progress=progress), report=report),
+        ):
+            _assemble(mounting, at, report)
     return RebuildResult(
         mountpoint=at,
         driver=rootfs.driver,
@@ -127,16 +165,23 @@ def unmount(at: KPath) -> None:
     """
     Unmount what `rebuild` mounted at a directory; what was written into layers stays.
 
-    Raises UsageError when nothing is mounted there, OSError otherwise.
+    The server of a FUSE has ended then, unless what it serves is mounted elsewhere too, as the root
+    of a container is that was restored from there. Raises UsageError when nothing is mounted there,
+    LeftBehindError when files that somebody uses keep the server, OSError otherwise.
     """
-    if not any(mount.mountpoint == at for mount in mountinfo.read()):
+    mounted = [mount for mount in mountinfo.read() if mount.mountpoint == at]
+    if not mounted:
         raise UsageError(f"nothing is mounted at {at}", hint="name the directory given to --at")
+    server = server_of(mounted[-1])
     LiveKernel().unmount(at)
+    if server and not is_attached(server) and not wait(server, _ENDING):
+        msg = f"{at} is unmounted, but its FUSE server, pid {server.pid}, still has users"
+        raise LeftBehindError(msg, [f"process {server.pid}"], hint="it ends with the last of them")
 
 
-def _check_layers(rootfs: Rootfs) -> None:
-    """Name a layer that is gone before anything is made; new uppers are not there yet."""
-    wanted = (*rootfs.layers, *rootfs.data)
+def _check_layers(stack: Stack) -> None:
+    """Name a layer that is gone before anything is looked at or made."""
+    wanted = (*stack.lowers, *stack.data)
     for number, layer in enumerate(wanted, 1):
         if not os.path.isdir(decode(layer)):
             msg = f"lower layer {number} of {len(wanted)} is gone: {layer}"
@@ -144,25 +189,25 @@ def _check_layers(rootfs: Rootfs) -> None:
             raise RefusedError(msg, hint=hint)
 
 
-def _make(at: KPath) -> bool:
+def _make(at: KPath) -> None:
+    """Make the directory unless it is there; when the rebuild fails, its record undoes that."""
     directory = decode(at)
     if os.path.isdir(directory):
-        return False
+        return
     try:
-        os.mkdir(directory, 0o755)
+        journal.make_directory(directory)
     except OSError as error:
         msg = f"{at} cannot be made: {error.strerror}"
         raise StepError(msg, errno=error.errno or 0, hint="its parent must be there") from error
-    return True
 
 
-def _assemble(rootfs: Rootfs, at: KPath, report: Callable[[Step], None] | None) -> None:
+def _assemble(steps: tuple[Step, ...], at: KPath, report: Callable[[Step], None] | None) -> None:
     """Assemble privately and attach; where mounts cannot be cloned, mount at the place itself."""
     if not _can_clone():
-        with applied(rootfs.steps, LiveKernel(), report=report):
+        with applied(steps, LiveKernel(), report=report):
             return
     os.makedirs(decode(RESTORE_ROOT), exist_ok=True)
-    private = tuple(_moved(step, at, RESTORE_ROOT) for step in rootfs.steps)
+    private = tuple(_moved(step, at, RESTORE_ROOT) for step in steps)
     fds: list[int] = []
 
     def work() -> None:
@@ -171,6 +216,7 @@ def _assemble(rootfs: Rootfs, at: KPath, report: Callable[[Step], None] | None) 
 
     in_private_namespace(work, fds=fds)
     try:
+        journal.attaching(fds[0], at)
         mounts.attach(fds[0], at)
     finally:
         os.close(fds[0])
@@ -187,6 +233,8 @@ def _can_clone() -> bool:
 
 def _moved(step: Step, at: KPath, private: KPath) -> Step:
     """Let a step act on the private place instead of the final one."""
-    if isinstance(step, Overlay | Bind | Attributes | Propagation) and step.at == at:
+    if not isinstance(step, Overlay | Aufs | FuseUnion | Bind | Attributes | Propagation):
+        return step
+    if step.at == at:
         return msgspec.structs.replace(step, at=private)
     return step

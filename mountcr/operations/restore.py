@@ -16,35 +16,40 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from mountcr import journal
 from mountcr import manifest as manifests
 from mountcr.errors import PrivilegeError, UsageError, VerificationError
 from mountcr.execute import applied
 from mountcr.graph import MountGraph
 from mountcr.graph.diff import Difference
-from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.model import Record, Target
 from mountcr.observation import observe_host
+from mountcr.observation.layers import look_again
 from mountcr.observation.target import observe_target
 from mountcr.operations.by_criu import ByCriu
 from mountcr.operations.by_runtime import ByRuntime
+from mountcr.operations.leftovers import recorded
 from mountcr.operations.locks import held
 from mountcr.operations.refusal import refuse
 from mountcr.operations.restored import compare, end_tasks, is_announced
 from mountcr.paths import KPath, decode
-from mountcr.planning.choices import RESTORE_ROOT, Choices
+from mountcr.planning.choices import RESTORE_ROOT, Choices, new_upper
 from mountcr.planning.planner import make_plan, needed_mountpoints
-from mountcr.planning.rootfs import plan_rootfs
+from mountcr.planning.steps import split_preparation
 from mountcr.planning.unions import assemble_unions
 from mountcr.planning.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from mountcr.manifest import Manifest
+    from mountcr.model import Host
     from mountcr.planning.records import Plan
+    from mountcr.planning.steps import Step
+    from mountcr.rootfs.writer import Progress
 
 __all__ = ["RESTORE_SCHEMA", "RestoreResult", "RestoreSeconds", "plan_restore", "restore"]
 
@@ -101,35 +106,33 @@ def plan_restore(images: KPath, choices: Choices) -> tuple[Manifest, Plan]:
     if choices.cgroups is None:
         choices = msgspec.structs.replace(choices, cgroups=manifest.cgroups)
     choices = msgspec.structs.replace(choices, images=images, dumped=manifest.extra)
+    host = observe_host()
+    manifest = msgspec.structs.replace(manifest, facts=look_again(manifest.facts, host))
     facts = manifest.facts
-    target = _target(manifest, choices)
+    target = _target(manifest, choices, host)
     return manifest, make_plan(facts, choices, target=target, files=manifest.files)
 
 
-def _target(manifest: Manifest, choices: Choices) -> Target:
+def _target(manifest: Manifest, choices: Choices, host: Host) -> Target:
     """Observe this host as the target of the restore."""
     facts = manifest.facts
-    host = observe_host()
     if facts.shares_mounts:
         return Target(host=host)
-    tree = MountTree(host.mounts)
     graph = MountGraph(facts.namespaces)
     first = make_plan(facts, choices)
     if first.rootfs is None:
         return Target(host=host)
-    stack = first.rootfs.origin
-    view = plan_rootfs(
-        stack, RESTORE_ROOT, tree, Choices(readonly=True), container=facts.container.id, root=None
-    )
     inside = [
         path for external, path, _ in needed_mountpoints(graph, first.externals) if external is None
     ]
     where = Whereabouts(graph, first.externals, RESTORE_ROOT)
+    driver = choices.driver
     return observe_target(
         host,
-        stack,
-        (*view.steps, *assemble_unions(graph, first.externals, readonly=True)),
+        first.rootfs.origin,
+        assemble_unions(graph, first.externals, readonly=True),
         at=RESTORE_ROOT,
+        driver=(driver, new_upper(choices, facts.container.id, driver)) if driver else None,
         externals=first.externals,
         mountpoints=inside,
         files=[(file, where.of(file.path)) for file in manifest.files],
@@ -148,10 +151,17 @@ def _check_plan(plan: Plan) -> None:
 
 
 def restore(
-    images: KPath, choices: Choices, *, stdio: str = "null", via: str = "criu"
+    images: KPath,
+    choices: Choices,
+    *,
+    stdio: str = "null",
+    via: str = "criu",
+    progress: Progress | None = None,
 ) -> RestoreResult:
     """
     Restore what was dumped into `images`, `via` CRIU (`criu`) or the container's `runtime`.
+
+    `progress` is told what is copied for a root on another driver.
 
     Raises what `plan_restore` raises, UsageError for a way that is none for this container,
     RefusedError and VerificationError before anything is touched, CapabilityError when CRIU or
@@ -163,22 +173,20 @@ def restore(
     if choices.root_at and not os.path.isdir(decode(choices.root_at)):
         raise UsageError(f"--root {choices.root_at}: no such directory", hint="make it first")
     fds: list[int] = []
-    with _alone(images, choices):
+    with _alone(images, choices), recorded("restore"):
         manifest, plan = plan_restore(images, choices)
         way: Way = (ByRuntime if via == "runtime" else ByCriu)(manifest, plan, stdio)
         _check_plan(plan)
         planned = time.monotonic()
-        with way.ready():
+        steps = plan.rootfs.steps if plan.rootfs else ()
+        preparation, mounting = split_preparation(steps)
+        with way.ready(), applied(preparation, LiveKernel(progress=progress)):
             pid = in_private_namespace(
-                lambda: _assemble_and_restore(plan, way, fds), fds=fds, undo=end_tasks
+                lambda: _assemble_and_restore(mounting, way, fds, choices.root_at),
+                fds=fds,
+                undo=end_tasks,
             )
-    with contextlib.ExitStack() as undo:
-        undo.callback(end_tasks, pid)
-        _attach_root(fds, choices.root_at)
-        if choices.root_at:
-            undo.callback(LiveKernel().unmount, choices.root_at)
-        found = compare(manifest, plan, pid)
-        undo.pop_all()
+            found = _settle(manifest, plan, pid, fds)
     return RestoreResult(
         pid=pid,
         root=choices.root_at,
@@ -203,13 +211,28 @@ def _alone(images: KPath, choices: Choices) -> Generator[None]:
         yield
 
 
-def _assemble_and_restore(plan: Plan, way: Way, fds: list[int]) -> int:
+def _settle(manifest: Manifest, plan: Plan, pid: int, fds: list[int]) -> list[Difference]:
+    """Attach the root where it was asked for, and compare; on failure the tasks are gone."""
+    at = plan.choices.root_at
+    with contextlib.ExitStack() as undo:
+        undo.callback(end_tasks, pid)
+        _attach_root(fds, at)
+        if at:
+            undo.callback(LiveKernel().unmount, at)
+        found = compare(manifest, plan, pid)
+        undo.pop_all()
+    return found
+
+
+def _assemble_and_restore(
+    steps: Sequence[Step], way: Way, fds: list[int], root_at: KPath | None
+) -> int:
     """Do what happens in the private mount namespace; give the pid of the root task."""
     # never removed: rmdir(2) would detach what other restores have mounted on it
     os.makedirs(decode(RESTORE_ROOT), exist_ok=True)
-    with applied(plan.rootfs.steps if plan.rootfs else (), LiveKernel()):
+    with applied(steps, LiveKernel()):
         pid = way.restore()
-        if plan.choices.root_at:
+        if root_at:
             fds.append(mounts.clone(RESTORE_ROOT))
         return pid
 
@@ -219,6 +242,7 @@ def _attach_root(fds: list[int], at: KPath | None) -> None:
     for fd in fds:
         try:
             if at:
+                journal.attaching(fd, at)
                 mounts.attach(fd, at)
         finally:
             os.close(fd)

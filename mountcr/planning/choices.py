@@ -7,9 +7,9 @@ from typing import Final
 
 from mountcr.criu.options import CgroupMode
 from mountcr.model import Record
-from mountcr.paths import KPath
+from mountcr.paths import KPath, join
 
-__all__ = ["IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices"]
+__all__ = ["CACHE", "IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices", "new_upper"]
 
 RESTORE_ROOT: Final = KPath("/run/mountcr/root")
 """Where a root is assembled, in a private mount namespace only: on the host it stays empty."""
@@ -19,6 +19,9 @@ UNIONS: Final = KPath("/run/mountcr/unions")
 
 STATE: Final = KPath("/var/lib/mountcr/rootfs")
 """Where a converted root file system lies when nobody says where."""
+
+CACHE: Final = KPath("/var/lib/mountcr/layers")
+"""Where converted lower layers lie, by the digest of what they change and their dialect."""
 
 IMAGES: Final = KPath("IMAGES")
 """Stands for the images directory in a plan that is only looked at."""
@@ -45,3 +48,8 @@ class Choices(Record, frozen=True, kw_only=True):
     allow_changed: bool = False
     extra: tuple[str, ...] = ()
     dumped: tuple[str, ...] = ()
+
+
+def new_upper(choices: Choices, container: str, driver: str) -> KPath:
+    """Say where the new writable layer of a container lies that comes back on another driver."""
+    return choices.upper or join(STATE, f"{container}.{driver}")

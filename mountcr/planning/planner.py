@@ -16,6 +16,7 @@ from mountcr import paths
 from mountcr.graph import MountGraph
 from mountcr.graph.tree import MountTree
 from mountcr.model import Facts, InodeType, Severity
+from mountcr.overlayopts import explicit_options
 from mountcr.planning.cgroups import cgroup_steps, choose_mode
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.criu import plan_criu
@@ -27,6 +28,7 @@ from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, V
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
 from mountcr.planning.unions import assemble_unions, place_unions
+from mountcr.planning.volatile import seen_volatile
 from mountcr.rules import Context, check
 from mountcr.rules.conditions import chroot_of, own_cgroups, own_pipes
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mountcr.graph import Node
-    from mountcr.model import Finding, Target
+    from mountcr.model import Finding, Stack, Target
     from mountcr.paths import KPath
     from mountcr.planning.files import NamedFile
 
@@ -194,9 +196,19 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     stack = None if case.facts.shares_mounts else find_stack(container, root, case.origin)
     if stack is None:
         return None
+    stack = _with_defaults(case, stack)
     # what is mounted while the container runs says nothing of the time when it comes back
     mounted = case.host if case.target else MountTree(())
-    rootfs = plan_rootfs(stack, case.at, mounted, case.choices, container=container.id, root=root)
+    rootfs = plan_rootfs(
+        stack,
+        case.at,
+        mounted,
+        case.choices,
+        container=container.id,
+        root=root,
+        surveyed=case.target.surveyed if case.target else None,
+        boot=(case.target.host if case.target else case.facts.host).boot,
+    )
     if case.graph is None:
         return rootfs
     unions = tuple(assemble_unions(case.graph, externals))
@@ -211,6 +223,16 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
         *cgroup_steps(case.facts, case.host, mode, moved=case.choices.cgroup_root),
     )
     return msgspec.structs.replace(rootfs, steps=_insert(rootfs.steps, before) + after)
+
+
+def _with_defaults(case: _Situation, stack: Stack) -> Stack:
+    """Put the options in that an overlay had by the defaults of its host, and what it left."""
+    if stack.driver != "overlay":
+        return stack
+    target = case.target.host.overlay if case.target else None
+    options = explicit_options(stack.options, case.facts.host.overlay, target)
+    volatile = seen_volatile(stack, case.facts)
+    return msgspec.structs.replace(stack, options=options, volatile=volatile)
 
 
 def _insert(steps: tuple[Step, ...], mountpoints: tuple[Step, ...]) -> tuple[Step, ...]:

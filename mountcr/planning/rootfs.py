@@ -11,14 +11,16 @@ from mountcr import paths
 from mountcr.driver import get_driver, recognise
 from mountcr.graph.tree import MountTree
 from mountcr.model import Mount, Stack
-from mountcr.planning.choices import STATE
+from mountcr.planning.choices import new_upper
+from mountcr.planning.conversion import convert
 from mountcr.planning.records import Rootfs
 from mountcr.planning.steps import Attributes, Bind, Propagation, Step
+from mountcr.planning.volatile import marker_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from mountcr.model import Container
+    from mountcr.model import Container, SurveyedLayer
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
 
@@ -62,13 +64,16 @@ def plan_rootfs(
     *,
     container: str,
     root: Mount | None,
+    surveyed: Mapping[KPath, SurveyedLayer] | None = None,
+    boot: str = "",
 ) -> Rootfs:
     """
     Give the stack that will be mounted at `at` and the steps for it.
 
     The writable layer is used where it lies, unless another driver or another upper was asked
-    for; then its changes are taken over and the original is left alone. `root` is the root mount
-    as it was, whose attributes come back.
+    for; then its changes are taken over and the original is left alone. `surveyed` tells which
+    lower layers another driver can use where they lie. `root` is the root mount as it was, whose
+    attributes come back. `boot` is that of the host that mounts it (`Host.boot`).
     """
     origin = stack
     driver = get_driver(choices.driver or stack.driver)
@@ -77,11 +82,13 @@ def plan_rootfs(
         steps = [_bind(existing, at)] if existing else read_only(stack, at)
         steps.append(Attributes(at=at, attributes=("ro",), because="asked for"))
     elif driver.name != stack.driver or choices.upper:
-        upper = choices.upper or paths.join(STATE, f"{container}.{driver.name}")
-        stack, preparation = driver.convert(stack, upper=upper)
+        upper = new_upper(choices, container, driver.name)
+        stack, preparation = convert(stack, driver, upper, surveyed or {})
         steps = [*preparation, *driver.assemble(stack, at)]
+    elif existing:
+        steps = [_bind(existing, at)]
     else:
-        steps = [_bind(existing, at)] if existing else list(driver.assemble(stack, at))
+        steps = [*marker_steps(stack, boot), *driver.assemble(stack, at)]
     if root is not None:
         steps += _attributes(root, at)
     return Rootfs(

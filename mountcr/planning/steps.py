@@ -8,16 +8,18 @@ it. Steps decide nothing: everything they need is in their fields.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from mountcr.model import InodeType
+from mountcr.aufsopts import AufsOptions, Branch
+from mountcr.model import InodeType, StoredLayer
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mountcr.execute import Kernel
 
@@ -25,15 +27,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attributes",
+    "Aufs",
     "Bind",
     "CgroupDirectory",
+    "Convert",
     "Copy",
     "Directory",
+    "EmptyLayer",
+    "FuseUnion",
     "Mountpoint",
     "Overlay",
     "Propagation",
     "Scratch",
     "Step",
+    "VolatileMarker",
+    "split_preparation",
 ]
 
 
@@ -86,6 +94,83 @@ class Overlay(_Step, frozen=True, kw_only=True):
         return lambda: kernel.unmount(self.at)
 
 
+class Aufs(_Step, frozen=True, kw_only=True):
+    """
+    Mount AUFS and compare what the kernel made of it with what was asked.
+
+    `permissions` are those of the branches, in their order, with attributes: `ro+wh`, …
+    """
+
+    at: KPath
+    branches: tuple[KPath, ...]
+    permissions: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        writable = [each.path for each in self._branches() if each.writable]
+        upper = f", upper {writable[0]}" if writable else ", read-only"
+        return f"aufs of {len(self.branches)} branches at {self.at}{upper}"
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; undoing unmounts."""
+        kernel.mount_aufs(self.at, AufsOptions(branches=self._branches(), others=self.options))
+        return lambda: kernel.unmount(self.at)
+
+    def _branches(self) -> tuple[Branch, ...]:
+        return tuple(map(Branch, self.branches, self.permissions))
+
+
+class FuseUnion(_Step, frozen=True, kw_only=True):
+    """
+    Start a FUSE server and attach what it mounts.
+
+    The first of `programs` that is there gets `arguments` and a mountpoint of its own as the last
+    word; `package` is where it comes from. `layers` are the directories that it needs.
+    """
+
+    at: KPath
+    programs: tuple[str, ...]
+    package: str
+    layers: tuple[KPath, ...]
+    arguments: tuple[KPath, ...]
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        return f"{self.programs[0]} of {len(self.layers)} directories at {self.at}"
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; undoing unmounts and ends the server."""
+        server = kernel.mount_fuse(
+            self.at, self.programs, self.package, self.layers, self.arguments
+        )
+        return lambda: kernel.unmount_fuse(self.at, server)
+
+
+class VolatileMarker(_Step, frozen=True, kw_only=True):
+    """
+    Remove what a volatile overlay left in its work directory, so that it can be mounted again.
+
+    With an identity only that very marker (`mountcr.kernel.volatile`).
+    """
+
+    path: KPath
+    identity: str = ""
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        return f"removal of the marker {self.path}"
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; undoing puts a marker back."""
+        removed = kernel.remove_marker(self.path, self.identity)
+        return (lambda: _put_back(kernel, self.path)) if removed else None
+
+
+def _put_back(kernel: Kernel, marker: KPath) -> None:
+    kernel.make_directory(marker)
+
+
 class Bind(_Step, frozen=True, kw_only=True):
     """Make a directory or file visible at another place, without the mounts below it."""
 
@@ -103,12 +188,11 @@ class Bind(_Step, frozen=True, kw_only=True):
 
 
 class Copy(_Step, frozen=True, kw_only=True):
-    """Copy the merged tree of some layers, top first, into a new directory."""
+    """Copy what some layers show, top first, into a new directory."""
 
-    layers: tuple[KPath, ...]
+    layers: tuple[StoredLayer, ...]
     data: tuple[KPath, ...] = ()
     into: KPath
-    options: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Say the step as a noun phrase."""
@@ -116,8 +200,47 @@ class Copy(_Step, frozen=True, kw_only=True):
 
     def execute(self, kernel: Kernel) -> Undo:
         """Do the step; undoing removes the copy."""
-        merged = OverlayOptions(lowers=self.layers, data=self.data, others=self.options)
-        kernel.copy_layers(merged, self.into)
+        kernel.copy_layers(self.layers, self.data, self.into)
+        return lambda: kernel.remove_tree(self.into)
+
+
+class Convert(_Step, frozen=True, kw_only=True):
+    """
+    Write what the topmost of some layers changes into a new directory, in another dialect.
+
+    What is `shared`, under a name that says what it holds, is used when it is there, and stays.
+    """
+
+    layers: tuple[StoredLayer, ...]
+    data: tuple[KPath, ...] = ()
+    into: KPath
+    to: str
+    shared: bool = False
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        return f"layer {self.layers[0].path} as {self.to} in {self.into}"
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; undoing removes what was written, unless it is shared."""
+        kernel.convert_layer(self.layers, self.data, self.into, self.to, shared=self.shared)
+        return None if self.shared else (lambda: kernel.remove_tree(self.into))
+
+
+class EmptyLayer(_Step, frozen=True, kw_only=True):
+    """Make a writable layer that changes nothing of what some layers show, top first."""
+
+    layers: tuple[StoredLayer, ...]
+    into: KPath
+    to: str
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        return f"empty layer as {self.to} in {self.into}"
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; undoing removes it with everything that came into it."""
+        kernel.make_layer(self.layers, self.into, self.to)
         return lambda: kernel.remove_tree(self.into)
 
 
@@ -207,12 +330,29 @@ class Propagation(_Step, frozen=True, kw_only=True):
 
 Step: TypeAlias = (
     Directory
+    | VolatileMarker
     | Overlay
+    | FuseUnion
+    | Aufs
     | Bind
     | Copy
+    | Convert
+    | EmptyLayer
     | CgroupDirectory
     | Scratch
     | Mountpoint
     | Attributes
     | Propagation
 )
+
+
+def split_preparation(steps: Sequence[Step]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """
+    Tell the steps that come first and only write layers from those that mount, and what follows.
+
+    The former last; they are done outside of the private mount namespace of the others, so that
+    they are undone as well when what comes after it fails.
+    """
+    writing = Directory | Convert | Copy | EmptyLayer
+    preparation = tuple(takewhile(lambda step: isinstance(step, writing), steps))
+    return preparation, tuple(steps[len(preparation) :])

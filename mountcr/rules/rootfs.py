@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mountcr.aufsopts import options_of
+from mountcr.model import Severity
 from mountcr.paths import ROOT, KPath
 from mountcr.planning.rootfs import holders
 from mountcr.rules import Found
@@ -13,6 +15,7 @@ from mountcr.rules.conditions import chroot_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mountcr.aufsopts import Branch
     from mountcr.rules import Context
 
 __all__ = ["PREDICATES"]
@@ -59,7 +62,8 @@ def _upper_in_use(context: Context) -> Iterator[Found]:
     M2: at restore, another stack on this host with our upper, or ours in another namespace.
 
     A mount of the host that other namespaces have a copy of is no second mount, and is bound; but
-    what is somebody's root is a container that runs.
+    what is somebody's root is a container that runs. Holders are found by inode, so that they may
+    have our upper by another path, or be of another driver.
     """
     stack, target = context.stack, context.target
     if stack is None or target is None or context.choices.upper or context.choices.readonly:
@@ -68,12 +72,62 @@ def _upper_in_use(context: Context) -> Iterator[Found]:
         if other.lowers != stack.lowers:
             yield Found(KPath(str(stack.upper)), f"mounted at {mount.mountpoint} with other layers")
     ours = {mount.dev for mount, _ in holders(stack, context.host.mounts)}
+    upper = KPath(str(stack.upper))
+    for holder in target.holders:
+        if holder.dev in ours and not (holder.pid and holder.mountpoint == ROOT):
+            continue
+        who = f"{holder.who} has it" if holder.pid else f"a {holder.fstype} has it by another path,"
+        yield Found(upper, f"{who} mounted at {holder.mountpoint}")
+    told = {(holder.pid, holder.mountpoint) for holder in target.holders}
     for namespace in target.elsewhere:
         for mount, _ in holders(stack, namespace.mounts):
+            if (namespace.pid, mount.mountpoint) in told:
+                continue
             if mount.dev in ours and mount.mountpoint != ROOT:
                 continue
-            where = f"pid {namespace.pid} has it mounted at {mount.mountpoint}"
-            yield Found(KPath(str(stack.upper)), where)
+            yield Found(upper, f"pid {namespace.pid} has it mounted at {mount.mountpoint}")
+
+
+def _without_aufs(context: Context) -> Iterator[Found]:
+    """M10: of the host of the restore; where nothing is restored yet it is worth a note."""
+    driver = context.choices.driver or (context.stack.driver if context.stack else "")
+    host = context.target.host if context.target else context.facts.host
+    features = host.capabilities.features if host.capabilities else {}
+    if driver == "aufs" and features.get("aufs") is False:
+        where = f"the kernel {host.capabilities.kernel}" if host.capabilities else "the kernel"
+        yield Found("/", where, severity=None if context.target else Severity.NOTE)
+
+
+def _branches(context: Context) -> tuple[Branch, ...]:
+    """Give the branches of an AUFS root, which a stack has in another order."""
+    root = context.graph.root if context.graph else None
+    if root is None or root.fstype != "aufs":
+        return ()
+    same = (each for each in context.origin.mounts if each.dev == root.dev)
+    found = (options_of(each).branches for each in (root, *same) if each.fstype == "aufs")
+    return next(filter(None, found), ())
+
+
+def _covered_upper(context: Context) -> Iterator[Found]:
+    """M11."""
+    branches = _branches(context)
+    writable = next((each for each in branches if each.writable), None)
+    if writable and writable is not branches[0]:
+        above = f"{branches[0].path}={branches[0].permission} lies above it"
+        yield Found(writable.path, above)
+
+
+def _several_uppers(context: Context) -> Iterator[Found]:
+    """M12: a loss on another driver, or with another upper, where one layer takes all changes."""
+    writable = [each.path for each in _branches(context) if each.writable]
+    if len(writable) > 1:
+        choices = context.choices
+        converted = choices.upper or choices.driver not in {None, "aufs"}
+        rest = ", ".join(writable[1:])
+        told = f"{rest} can be written too"
+        if converted:
+            told = f"{rest} could be written too, and will only be read"
+        yield Found(writable[0], told, severity=Severity.LOSS if converted else None)
 
 
 def _unseen(context: Context) -> Iterator[Found]:
@@ -88,4 +142,7 @@ PREDICATES: Final = {
     "M6": _unknown_layers,
     "M8": _unseen,
     "M9": _shares_mounts,
+    "M10": _without_aufs,
+    "M11": _covered_upper,
+    "M12": _several_uppers,
 }

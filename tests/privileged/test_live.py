@@ -17,8 +17,7 @@ from mountcr.errors import StepError
 from mountcr.execute import applied
 from mountcr.kernel import syscalls
 from mountcr.kernel.live import LiveKernel
-from mountcr.model import InodeType
-from mountcr.overlayopts import OverlayOptions
+from mountcr.model import InodeType, StoredLayer
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import Attributes, Bind, Copy, Directory, Mountpoint, Overlay, Step
 from scratch import LADDER, directories, lack, mounted, tmpfs
@@ -33,10 +32,15 @@ LADDERS = pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
 # --- Copies ---------------------------------------------------------------------------------------
 
 
-def layers(base: KPath) -> tuple[Path, Path, OverlayOptions]:
+def stored(*directories: KPath, dialect: str = "overlay") -> tuple[StoredLayer, ...]:
+    """Layers of one dialect, top first."""
+    return tuple(StoredLayer(path=each, dialect=dialect) for each in directories)
+
+
+def layers(base: KPath) -> tuple[Path, Path, tuple[StoredLayer, ...]]:
     """Two layers; the top one comes first."""
     top, bottom = directories(base, "top", "bottom")
-    return path(top), path(bottom), OverlayOptions(lowers=(top, bottom))
+    return path(top), path(bottom), stored(top, bottom)
 
 
 def path(kpath: KPath) -> Path:
@@ -44,11 +48,11 @@ def path(kpath: KPath) -> Path:
     return Path(os.fsdecode(decode(kpath)))
 
 
-def copied(base: KPath, options: OverlayOptions) -> Path:
+def copied(base: KPath, found: tuple[StoredLayer, ...]) -> Path:
     """Copy the merged layers."""
     into = join(base, "copy/here")
     with_nothing_mounted = mountinfo.read()
-    KERNEL.copy_layers(options, into)
+    KERNEL.copy_layers(found, (), into)
     assert mountinfo.read() == with_nothing_mounted
     return path(into)
 
@@ -58,7 +62,7 @@ def copied(base: KPath, options: OverlayOptions) -> Path:
 def test_a_copy_is_the_merged_tree(lacking: tuple[str, ...], tmp_path: Path) -> None:
     """Whiteouts and opaque directories are applied, upper files win, directories are merged."""
     base = tmpfs(tmp_path)
-    top, bottom, options = layers(base)
+    top, bottom, stack = layers(base)
     for name in ("kept", "gone", "changed", "dir/below", "opaque/below"):
         (bottom / name).parent.mkdir(exist_ok=True)
         (bottom / name).write_text("bottom")
@@ -69,7 +73,7 @@ def test_a_copy_is_the_merged_tree(lacking: tuple[str, ...], tmp_path: Path) -> 
     (top / "opaque").mkdir()
     os.setxattr(top / "opaque", "trusted.overlay.opaque", b"y")
     lack(*lacking)
-    copy = copied(base, options)
+    copy = copied(base, stack)
     found = {str(each.relative_to(copy)) for each in copy.rglob("*")}
     assert found == {"kept", "changed", "dir", "dir/below", "dir/above", "opaque"}
     assert (copy / "changed").read_text() == "top"
@@ -80,7 +84,7 @@ def test_a_copy_is_the_merged_tree(lacking: tuple[str, ...], tmp_path: Path) -> 
 def test_a_copy_keeps_what_files_are(tmp_path: Path) -> None:
     """Owner, mode with its special bits, times to the nanosecond, attributes, of any type."""
     base = tmpfs(tmp_path)
-    top, bottom, options = layers(base)
+    top, bottom, stack = layers(base)
     (bottom / "file").write_text("x")
     (bottom / "dir").mkdir()
     (bottom / "link").symlink_to("/nowhere")
@@ -101,7 +105,7 @@ def test_a_copy_keeps_what_files_are(tmp_path: Path) -> None:
     for number, name in enumerate(names):
         times = (1_000_000_000_000_000_001 + number, 1_100_000_000_123_456_789 + number)
         os.utime(bottom / name, ns=times, follow_symlinks=False)
-    copy = copied(base, options)
+    copy = copied(base, stack)
     for name in names:
         was, now = os.lstat(bottom / name), os.lstat(copy / name)
         for field in ("st_mode", "st_uid", "st_gid", "st_mtime_ns", "st_rdev"):
@@ -116,24 +120,24 @@ def test_a_copy_keeps_what_files_are(tmp_path: Path) -> None:
 def test_a_copy_keeps_capabilities(tmp_path: Path) -> None:
     """A program that was given capabilities has them in the copy."""
     base = tmpfs(tmp_path)
-    _, bottom, options = layers(base)
+    _, bottom, stack = layers(base)
     (bottom / "ping").write_text("x")
     capability = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)  # vfs_cap_data, cap_net_raw
     os.setxattr(bottom / "ping", "security.capability", capability)
-    assert os.getxattr(copied(base, options) / "ping", "security.capability") == capability
+    assert os.getxattr(copied(base, stack) / "ping", "security.capability") == capability
 
 
 @pytest.mark.requires("overlay")
 def test_a_copy_keeps_links_and_holes(tmp_path: Path) -> None:
     """Two names of a file stay one file, and what was not written takes no room."""
     base = tmpfs(tmp_path)
-    _, bottom, options = layers(base)
+    _, bottom, stack = layers(base)
     (bottom / "one").write_text("x")
     (bottom / "two").hardlink_to(bottom / "one")
     with (bottom / "sparse").open("wb") as file:
         file.seek(64 * 2**20)
         file.write(b"end")
-    copy = copied(base, options)
+    copy = copied(base, stack)
     assert (copy / "one").samefile(copy / "two")
     assert (copy / "sparse").stat().st_size == 64 * 2**20 + 3
     assert (copy / "sparse").stat().st_blocks * 512 < 2**20
@@ -143,22 +147,22 @@ def test_a_copy_keeps_links_and_holes(tmp_path: Path) -> None:
 def test_a_copy_of_any_names(tmp_path: Path) -> None:
     """Names of any bytes, also ones that look like options."""
     base = tmpfs(tmp_path)
-    _, bottom, options = layers(base)
+    _, bottom, stack = layers(base)
     names = sorted([b"-rf", b"a\nb", b"\xff", b"a b", b"--", b"\\040"])
     for name in names:
         (path(encode(bytes(bottom) + b"/" + name))).write_text("x")
-    assert sorted(os.listdir(bytes(copied(base, options)))) == names
+    assert sorted(os.listdir(bytes(copied(base, stack)))) == names
 
 
 @pytest.mark.requires("overlay")
 def test_a_copy_of_the_top_directory(tmp_path: Path) -> None:
     """The directory itself is as the merged one is."""
     base = tmpfs(tmp_path)
-    top, _, options = layers(base)
+    top, _, stack = layers(base)
     os.chown(top, 5, 6)
     top.chmod(0o711)
     os.utime(top, ns=(1, 10**18))
-    found = copied(base, options).stat()
+    found = copied(base, stack).stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (5, 6, 0o711)
     assert found.st_mtime_ns == 10**18
 
@@ -171,7 +175,7 @@ def test_a_copy_of_one_directory(tmp_path: Path) -> None:
     tmpfs(decode(only) + b"/mount")
     (path(only) / "mount/file").write_text("x")
     (path(only) / "file").write_text("x")
-    copy = copied(base, OverlayOptions(lowers=(only,)))
+    copy = copied(base, stored(only, dialect="vfs"))
     assert sorted(os.listdir(copy)) == ["file", "mount"]
     assert os.listdir(copy / "mount") == []
 
@@ -184,21 +188,21 @@ def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
     os.symlink("/nowhere", decode(base) + b"/link")
     for place in (into, join(base, "link")):
         with pytest.raises(FileExistsError):
-            KERNEL.copy_layers(OverlayOptions(lowers=(only,)), place)
+            KERNEL.copy_layers(stored(only, dialect="vfs"), (), place)
     assert os.listdir(decode(into)) == [b"mine"]
 
 
 @pytest.mark.requires("overlay")
 def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """Neither a half copy nor a mount; the error is cp's own."""
+    """Neither a half copy nor a mount."""
     base = tmpfs(tmp_path)
-    _, bottom, options = layers(base)
+    _, bottom, stack = layers(base)
     (bottom / "big").write_bytes(b"x" * 2**20)
     (small,) = directories(base, "small")
     syscalls.mount(b"tmpfs", decode(small), b"tmpfs", 0, b"size=64k")
     before = mountinfo.read()
-    with pytest.raises(StepError, match="No space left on device"):
-        KERNEL.copy_layers(options, join(small, "copy"))
+    with pytest.raises(OSError, match="No space left on device"):
+        KERNEL.copy_layers(stack, (), join(small, "copy"))
     assert os.listdir(decode(small)) == []
     assert mountinfo.read() == before
 
@@ -208,8 +212,8 @@ def test_a_copy_of_a_missing_layer(tmp_path: Path) -> None:
     base = tmpfs(tmp_path)
     (one,) = directories(base, "one")
     into = join(base, "copy")
-    with pytest.raises(StepError, match="lower layer 2 of 2 is gone"):
-        KERNEL.copy_layers(OverlayOptions(lowers=(one, join(base, "gone"))), into)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        KERNEL.copy_layers(stored(one, join(base, "gone")), (), into)
     assert not os.path.lexists(decode(into))
 
 
@@ -370,7 +374,7 @@ def steps_at(base: KPath) -> tuple[Step, ...]:
         ),
         Mountpoint(root=at, path=KPath("/data/x"), type=InodeType.DIRECTORY, because=why),
         Attributes(at=at, attributes=("nosuid",), because=why),
-        Copy(layers=(lower, other), into=join(base, "copy"), because=why),
+        Copy(layers=stored(lower, other), into=join(base, "copy"), because=why),
         Bind(source=join(base, "copy"), at=at2, because=why),
         Bind(source=join(base, "gone"), at=at2, because=why),
     )

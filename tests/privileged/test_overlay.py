@@ -12,8 +12,9 @@ import pytest
 
 from mountcr.errors import CapabilityError, StepError
 from mountcr.kernel import overlay, syscalls
-from mountcr.kernel.overlay import mount_overlay
-from mountcr.overlayopts import OverlayOptions, format_options, parse_options
+from mountcr.kernel.overlay import module_parameters, mount_overlay
+from mountcr.kernel.volatile import marker_identity, remove_marker
+from mountcr.overlayopts import OverlayOptions, format_options, parse_options, unmet_options
 from mountcr.paths import KPath, decode, encode, join
 from scratch import HOSTILE, LADDER, NEW_CALLS, directories, has, lack, mounted, needs, tmpfs
 
@@ -144,13 +145,185 @@ def test_one_layer_too_many(lacking: tuple[str, ...], tmp_path: Path) -> None:
     assert mounted(at) == []
 
 
+def far_apart(base: KPath, name: bytes = b"y" * 200, *, lowers: int = 30) -> list[KPath]:
+    """Make layers whose names are long, also from the directory that they have in common."""
+    return directories(base, *(b"d/%d%s" % (number, name) for number in range(lowers)))
+
+
 def test_layers_that_do_not_fit_into_mount(tmp_path: Path) -> None:
-    """Without the new calls, what mount(2) would cut is refused and not cut."""
-    at, options = stack(tmpfs(tmp_path), b"y" * 200, lowers=30)
+    """Without the new calls, what mount(2) would cut is refused and not cut, with each reason."""
+    base = tmpfs(tmp_path)
+    at, options = stack(base)
+    upper, work = directories(base, *(b"/".join([each * 200] * 10) for each in (b"u", b"w")))
+    layers = tuple(far_apart(base))
+    options = msgspec.structs.replace(options, lowers=layers, upper=upper, work=work)
     lack(*NEW_CALLS)
-    with pytest.raises(CapabilityError, match=r"30 layers make \d+ bytes.*takes 4095"):
+    reasons = r"30 layers make \d+ bytes.*takes 4095; relative to .*/d they make \d+ bytes; as desc"
+    with pytest.raises(CapabilityError, match=reasons):
         mount_overlay(at, options)
     assert mounted(at) == []
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_names_from_a_common_directory(name: bytes, tmp_path: Path) -> None:
+    """Without the new calls, layers that are too long for mount(2) are given by short names."""
+    at, options = stack(tmpfs(tmp_path), b"/".join([b"y" * 200, name]), lowers=30)
+    lack(*NEW_CALLS)
+    here = os.getcwd()
+    mount_overlay(at, options)
+    assert [os.path.basename(layer) for layer in shown(at).lowers[:2]] == ["l0", "l1"]
+    assert not shown(at).lowers[0].startswith("/")
+    assert shown(at).upper == options.upper
+    assert len(files(at)) == 31
+    assert os.getcwd() == here
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_names_by_number(name: bytes, tmp_path: Path) -> None:
+    """Where short names are too long as well, layers are numbers in /proc/self/fd."""
+    base = tmpfs(tmp_path)
+    at, options = stack(base)
+    layers = far_apart(base, name + b"y" * 180)
+    for number, layer in enumerate(layers):
+        os.mkdir(decode(layer) + b"/in%02d" % number)
+    options = msgspec.structs.replace(options, lowers=tuple(layers))
+    lack(*NEW_CALLS)
+    here, before = os.getcwd(), set(os.listdir("/proc/self/fd"))
+    mount_overlay(at, options)
+    assert all(layer.isdigit() for layer in shown(at).lowers)
+    assert len(shown(at).lowers) == len(layers)
+    assert [each for each in files(at) if each.startswith("in")] == [
+        f"in{number:02}" for number in range(30)
+    ]
+    assert os.getcwd() == here
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("count", [300, 500])
+def test_many_layers_on_an_old_kernel(count: int, tmp_path: Path) -> None:
+    """500 layers need no new call, as long as their names are short from somewhere."""
+    at, options = stack(tmpfs(tmp_path), b"y" * 100, lowers=count)
+    lack(*NEW_CALLS)
+    mount_overlay(at, options)
+    assert len(shown(at).lowers) == count
+    assert len(files(at)) == count + 1
+
+
+def test_data_only_layers_from_a_common_directory(tmp_path: Path) -> None:
+    """They are given by short names too, and stay data-only."""
+    at, options = stack(tmpfs(tmp_path), b"y" * 200, lowers=30)
+    options = OverlayOptions(
+        lowers=options.lowers[:28],
+        data=options.lowers[28:],
+        others=("redirect_dir=on", "metacopy=on"),
+    )
+    lack(*NEW_CALLS)
+    try:
+        mount_overlay(at, options)
+    except OSError:
+        pytest.skip("this kernel has no data-only layers")
+    assert (len(shown(at).lowers), len(shown(at).data)) == (28, 2)
+    assert len(files(at)) == 28
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("index=off", "metacopy=off", "nfs_export=off", "xino=off", "redirect_dir=nofollow"),
+        ("index=on", "metacopy=off", "nfs_export=on", "xino=auto", "redirect_dir=on"),
+        ("metacopy=on", "redirect_dir=on", "index=off", "nfs_export=off"),
+        ("userxattr", "redirect_dir=nofollow", "metacopy=off", "index=off", "nfs_export=off"),
+        ("volatile", "uuid=null"),
+        ("uuid=auto", "xino=on", "redirect_dir=off"),
+        ("redirect_dir=follow",),
+    ],
+    ids=",".join,
+)
+def test_options_that_go_together(
+    others: tuple[str, ...], lacking: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What the kernel takes together is mounted and found to be in force, shown or by default."""
+    at, options = stack(tmpfs(tmp_path))
+    lack(*lacking)
+    mount_overlay(at, msgspec.structs.replace(options, others=others))
+    unmet = unmet_options(others, shown(at).others, module_parameters(), writable=True)
+    assert unmet == []
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("nfs_export=on", "index=off"),
+        ("nfs_export=on", "index=on", "metacopy=on", "redirect_dir=on"),
+        ("metacopy=on", "redirect_dir=nofollow"),
+        ("userxattr", "metacopy=on"),
+        ("userxattr", "redirect_dir=on"),
+    ],
+    ids=",".join,
+)
+def test_options_that_conflict(
+    others: tuple[str, ...], lacking: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What the kernel refuses together is an error, and nothing stays mounted."""
+    at, options = stack(tmpfs(tmp_path))
+    lack(*lacking)
+    with pytest.raises(OSError, match=r".") as caught:
+        mount_overlay(at, msgspec.structs.replace(options, others=others))
+    assert caught.value.errno == errno.EINVAL
+    assert mounted(at) == []
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_an_option_that_the_kernel_gave_up(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """An index needs file handles; where a layer has none the kernel goes on without, we do not."""
+    base = tmpfs(tmp_path)
+    at, options = stack(base)
+    (middle,) = directories(base, "ramfs")
+    syscalls.mount(b"ramfs", decode(middle), b"ramfs", 0)
+    (lower,) = directories(middle, "layer")
+    options = msgspec.structs.replace(options, lowers=(lower,), others=("index=on",))
+    by_data(at, options)
+    given_up = "index=on" not in shown(at).others
+    syscalls.umount2(decode(at))
+    if not given_up:
+        pytest.skip("ramfs has file handles here")
+    lack(*lacking)
+    with pytest.raises(StepError, match=r"other options than asked.*not index=on"):
+        mount_overlay(at, options)
+    assert mounted(at) == []
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+def test_the_marker_of_a_volatile_mount_is_named(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """The kernel says no more than EINVAL to an upper that was mounted volatile."""
+    at, options = stack(tmpfs(tmp_path))
+    options = msgspec.structs.replace(options, others=("volatile",))
+    mount_overlay(at, options)
+    syscalls.umount2(decode(at))
+    lack(*lacking)
+    with pytest.raises(StepError, match=r"mounted volatile.*/work/incompat/volatile is there"):
+        mount_overlay(at, options)
+    assert mounted(at) == []
+    assert options.work
+    marker = join(options.work, "work/incompat/volatile")
+    with pytest.raises(StepError, match="not of the mount that was dumped"):
+        remove_marker(marker, "1:1")
+    assert remove_marker(marker, marker_identity(marker))
+    assert not remove_marker(marker, "")
+    mount_overlay(at, options)
+
+
+def test_the_mount_is_found_by_its_id(tmp_path: Path) -> None:
+    """What is mounted over the place, before or after, is not taken for what was made."""
+    base = tmpfs(tmp_path)
+    at, options = stack(base, b"x")
+    _, other = stack(base, b"y")
+    mount_overlay(at, other)
+    mount_overlay(at, options)
+    assert len(mounted(at)) == 2
+    assert layers_of(shown(at)) == layers_of(options)
 
 
 def test_long_paths(tmp_path: Path) -> None:

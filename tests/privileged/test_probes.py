@@ -13,7 +13,13 @@ from mountcr.kernel.probes import probe, probe_criu_engine
 from scratch import NEW_CALLS, lack
 
 CALLS = {"open_tree", "move_mount", "mount_setattr", "openat2", "statmount", "listmount"}
-OTHERS = {"fsopen overlay", "overlay layers by descriptor", "overlay", "move_mount set group"}
+OTHERS = {
+    "fsopen overlay",
+    "overlay layers by descriptor",
+    "overlay",
+    "move_mount set group",
+    "aufs",
+}
 
 
 def test_every_probe_has_an_answer() -> None:

@@ -318,8 +318,8 @@ def test_extents_are_shared_where_they_can_be(tmp_path: Path) -> None:
     place.mkdir()
     image.touch()
     os.truncate(image, 512 << 20)
-    mount = ["mount", "-o", "loop", image, place]
-    for words in (["mkfs.btrfs", "-q", image], mount):
+    mount = ["mount", "-o", "loop", str(image), str(place)]
+    for words in (["mkfs.btrfs", "-q", str(image)], mount):
         if shutil.which(words[0]) and not subprocess.run(words, check=False).returncode:
             continue
         pytest.skip("no btrfs on a loop device here: mkfs.btrfs, the kernel or loop is missing")

@@ -11,18 +11,22 @@ import pytest
 
 from mountcr.errors import CapabilityError, LeftBehindError, StepError
 from mountcr.execute import Recorder, applied
-from mountcr.model import InodeType
+from mountcr.model import InodeType, StoredLayer
 from mountcr.paths import KPath
 from mountcr.planning.steps import (
     Attributes,
+    Aufs,
     Bind,
     CgroupDirectory,
+    Convert,
     Copy,
     Directory,
+    EmptyLayer,
     Mountpoint,
     Overlay,
     Propagation,
     Step,
+    VolatileMarker,
 )
 
 if TYPE_CHECKING:
@@ -30,16 +34,29 @@ if TYPE_CHECKING:
 
 WHY = "a test wants it"
 
+LAYERS = tuple(StoredLayer(path=KPath(each), dialect="overlay") for each in ("/u", "/l"))
+
 STEPS: tuple[Step, ...] = (
     Directory(path=KPath("/upper"), because=WHY),
     Overlay(at=KPath("/at"), lowers=(KPath("/l2"), KPath("/l1")), because=WHY),
     Bind(source=KPath("/src"), at=KPath("/at2"), because=WHY),
-    Copy(layers=(KPath("/u"), KPath("/l")), into=KPath("/copy"), because=WHY),
+    Copy(layers=LAYERS, into=KPath("/copy"), because=WHY),
+    Convert(layers=LAYERS, into=KPath("/new"), to="aufs", because=WHY),
+    Convert(layers=LAYERS, into=KPath("/kept"), to="aufs", shared=True, because=WHY),
+    EmptyLayer(layers=LAYERS, into=KPath("/empty"), to="aufs", because=WHY),
     CgroupDirectory(path=KPath("/sys/fs/cgroup/x"), because=WHY),
     Mountpoint(root=KPath("/at"), path=KPath("/data"), type=InodeType.DIRECTORY, because=WHY),
     Mountpoint(root=KPath("/at"), path=KPath("/file"), type=InodeType.FILE, because=WHY),
     Attributes(at=KPath("/at"), attributes=("ro", "nosuid"), because=WHY),
     Propagation(at=KPath("/at"), propagation="shared", because=WHY),
+    Aufs(
+        at=KPath("/at3"),
+        branches=(KPath("/u"), KPath("/l")),
+        permissions=("rw", "ro+wh"),
+        options=("dio",),
+        because=WHY,
+    ),
+    VolatileMarker(path=KPath("/work/volatile"), because=WHY),
 )
 
 DONE = [
@@ -47,17 +64,26 @@ DONE = [
     ("mount_overlay", "/at", "/l2", "/l1"),
     ("bind", "/src", "/at2"),
     ("copy_layers", "/copy", "/u", "/l"),
+    ("convert_layer", "/new", "aufs", "/u", "/l"),
+    ("convert_layer", "/kept", "aufs", "/u", "/l"),
+    ("make_layer", "/empty", "aufs", "/u", "/l"),
     ("make_cgroup", "/sys/fs/cgroup/x"),
     ("make_mountpoint", "/at", "/data", "directory"),
     ("make_mountpoint", "/at", "/file", "file"),
     ("set_attributes", "/at", "ro", "nosuid"),
     ("set_propagation", "/at", "shared"),
+    ("mount_aufs", "/at3", "/u=rw", "/l=ro+wh", "dio"),
+    ("remove_marker", "/work/volatile"),
 ]
 
 UNDONE = [
+    ("make_directory", "/work/volatile"),
+    ("unmount", "/at3"),
     ("remove_mountpoint", "/at", "/file"),
     ("remove_mountpoint", "/at", "/data"),
     ("remove_directory", "/sys/fs/cgroup/x"),
+    ("remove_tree", "/empty"),
+    ("remove_tree", "/new"),
     ("remove_tree", "/copy"),
     ("unmount", "/at2"),
     ("unmount", "/at"),
@@ -176,6 +202,11 @@ class Settled(Recorder):
         super().make_directory(path)
         return False
 
+    def remove_marker(self, path: KPath, identity: str) -> bool:
+        """There is none."""
+        super().remove_marker(path, identity)
+        return False
+
     def make_cgroup(self, path: KPath) -> bool:
         """It is there."""
         super().make_cgroup(path)
@@ -193,6 +224,9 @@ def test_what_was_there_before_is_not_removed() -> None:
     with pytest.raises(KeyError), applied(STEPS, recorder):
         raise KeyError
     assert [call[0] for call in recorder.calls[len(DONE) :]] == [
+        "unmount",
+        "remove_tree",
+        "remove_tree",
         "remove_tree",
         "unmount",
         "unmount",

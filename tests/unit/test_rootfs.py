@@ -5,16 +5,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 import builders
 from mountcr.errors import UsageError
 from mountcr.graph.tree import MountTree
-from mountcr.model import Container, Stack
+from mountcr.model import Container, Stack, StoredLayer, SurveyedLayer
 from mountcr.paths import KPath
-from mountcr.planning.choices import STATE, Choices
+from mountcr.planning.choices import CACHE, STATE, Choices
 from mountcr.planning.rootfs import find_stack, holders, plan_rootfs
-from mountcr.planning.steps import Attributes, Bind, Copy, Directory, Overlay, Propagation
+from mountcr.planning.steps import (
+    Attributes,
+    Bind,
+    Convert,
+    Copy,
+    Directory,
+    EmptyLayer,
+    Overlay,
+    Propagation,
+)
 
 if TYPE_CHECKING:
     from mountcr.planning.records import Rootfs
@@ -41,11 +51,22 @@ OVERLAY_ROOT = builders.mount(
 
 
 def planned(
-    stack: Stack = STACK, host: MountTree = BARE, choices: Choices | None = None, root: str = ""
+    stack: Stack = STACK,
+    host: MountTree = BARE,
+    choices: Choices | None = None,
+    root: str = "",
+    surveyed: dict[KPath, SurveyedLayer] | None = None,
 ) -> Rootfs:
     """The root file system of a container called web."""
-    mount = builders.mount(root) if root else None
-    return plan_rootfs(stack, AT, host, choices or Choices(), container="web", root=mount)
+    return plan_rootfs(
+        stack,
+        AT,
+        host,
+        choices or Choices(),
+        container="web",
+        root=builders.mount(root) if root else None,
+        surveyed=surveyed,
+    )
 
 
 def test_the_stack_is_mounted_where_it_is_not() -> None:
@@ -79,32 +100,75 @@ def test_read_only_writes_into_no_layer() -> None:
     assert attributes.attributes == ("ro",)
 
 
+def stored(*directories: str, dialect: str = "overlay") -> tuple[StoredLayer, ...]:
+    """Layers of one dialect, top first."""
+    return tuple(StoredLayer(path=KPath(each), dialect=dialect) for each in directories)
+
+
 def test_a_copy_on_another_driver() -> None:
     """Everything is copied to a directory of its own, and the origin is remembered."""
     rootfs = planned(choices=Choices(driver="vfs"))
     copy, bind = rootfs.steps
     assert isinstance(copy, Copy)
     assert isinstance(bind, Bind)
-    assert copy.layers == ("/u", "/l2", "/l1")
+    assert copy.layers == stored("/u", "/l2", "/l1")
     assert copy.into == bind.source == f"{STATE}/web.vfs"
     assert (rootfs.driver, rootfs.upper, rootfs.origin) == ("vfs", f"{STATE}/web.vfs", STACK)
 
 
-def test_another_upper_leaves_the_original_alone() -> None:
-    """The old writable layer is read as the topmost lower one below a new one."""
+def test_another_upper_gets_the_changes() -> None:
+    """They are written into it, and the original is left alone."""
     upper, work, overlay = planned(choices=Choices(upper=KPath("/new"))).steps
-    assert isinstance(upper, Directory)
+    assert isinstance(upper, Convert)
     assert isinstance(work, Directory)
     assert isinstance(overlay, Overlay)
-    assert (upper.path, overlay.upper, overlay.lowers) == ("/new", "/new", ("/u", "/l2", "/l1"))
+    assert (upper.layers, upper.into, upper.to) == (stored("/u", "/l2", "/l1"), "/new", "overlay")
+    assert not upper.shared
+    assert (overlay.upper, overlay.lowers) == ("/new", ("/l2", "/l1"))
     assert work.path == overlay.work != overlay.upper
 
 
+def test_a_writable_layer_keeps_its_kind_of_attributes() -> None:
+    """With `userxattr` the marks are in attributes that a user may have."""
+    stack = msgspec.structs.replace(STACK, options=("userxattr",))
+    rootfs = planned(stack, choices=Choices(upper=KPath("/new")))
+    upper = rootfs.steps[0]
+    assert isinstance(upper, Convert)
+    assert upper.layers == stored("/u", "/l2", "/l1", dialect="overlay-user")
+    assert upper.to == "overlay-user"
+    assert rootfs.options == ("userxattr",)
+
+
+PLAIN = {KPath("/dir"): SurveyedLayer()}
+FOREIGN = {KPath("/dir"): SurveyedLayer(foreign=KPath("/.wh.x"), digest="d16e57")}
+
+
 def test_a_plain_directory_as_an_overlay() -> None:
-    """From vfs to overlay, the directory becomes the lower layer."""
+    """From vfs to overlay, the directory becomes the lower layer where it lies."""
+    stack = Stack(driver="vfs", upper=KPath("/dir"))
+    choices = Choices(driver="overlay", upper=KPath("/new"))
+    rootfs = planned(stack, choices=choices, surveyed=PLAIN)
+    assert (rootfs.driver, rootfs.layers, rootfs.upper) == ("overlay", ("/dir",), "/new")
+    assert [type(step) for step in rootfs.steps] == [EmptyLayer, Directory, Overlay]
+
+
+def test_a_lower_layer_that_would_be_misread_is_converted() -> None:
+    """Into the cache, under the digest of what it changes; the step names what is misread."""
+    stack = Stack(driver="vfs", upper=KPath("/dir"))
+    choices = Choices(driver="overlay", upper=KPath("/new"))
+    rootfs = planned(stack, choices=choices, surveyed=FOREIGN)
+    lower = rootfs.steps[0]
+    assert isinstance(lower, Convert)
+    assert (lower.into, lower.to, lower.shared) == (f"{CACHE}/d16e57.overlay", "overlay", True)
+    assert rootfs.layers == (lower.into,)
+    assert "/dir/.wh.x" in lower.because
+
+
+def test_layers_nobody_looked_at_count_as_foreign() -> None:
+    """A plan that is only looked at does not promise what it does not know."""
     stack = Stack(driver="vfs", upper=KPath("/dir"))
     rootfs = planned(stack, choices=Choices(driver="overlay", upper=KPath("/new")))
-    assert (rootfs.driver, rootfs.layers, rootfs.upper) == ("overlay", ("/dir",), "/new")
+    assert isinstance(rootfs.steps[0], Convert)
 
 
 def test_an_unknown_driver_is_named() -> None:

@@ -19,6 +19,7 @@ import builders
 from mountcr.model import (
     Capabilities,
     FileKind,
+    Holder,
     InodeType,
     OpenFile,
     PathStat,
@@ -160,11 +161,23 @@ def given(*words: str) -> Choices:
     return Choices(extra=words)
 
 
-def without_programs(facts: Facts) -> Facts:
-    """The same on a host that has no gzip."""
-    capabilities = Capabilities(kernel="6.1", features={"tar": True, "gzip": False})
+def with_features(facts: Facts, **features: bool) -> Facts:
+    """The same on a host of which it is known what it can."""
+    capabilities = Capabilities(kernel="6.1", features=features)
     host = msgspec.structs.replace(facts.host, capabilities=capabilities)
     return msgspec.structs.replace(facts, host=host)
+
+
+def without_programs(facts: Facts) -> Facts:
+    """The same on a host that has no gzip."""
+    return with_features(facts, tar=True, gzip=False)
+
+
+def on_aufs(*branches: str) -> Facts:
+    """Facts of a container on AUFS, of which sysfs told the branches."""
+    root, *others = with_mounts(root=AUFS).namespaces[0].mounts
+    told = msgspec.structs.replace(root, branches=tuple(map(KPath, branches)))
+    return builders.facts((told, *others), HOST)
 
 
 CASES: Final = (
@@ -446,9 +459,33 @@ CASES: Final = (
             ),
         ),
     ),
+    Case(
+        "M10",
+        "/",
+        with_mounts(),
+        target(host=with_features(with_mounts(), aufs=False).host),
+        choices=Choices(driver="aufs", upper=KPath("/new")),
+    ),
+    Case("M11", "/u", on_aufs("/l=ro", "/u=rw", "/b=ro+wh")),
+    Case("M12", "/u", on_aufs("/u=rw", "/l=ro+wh", "/v=rw")),
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): None}),
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): FILE}),
     restoring("M2", "/u", elsewhere=(ELSEWHERE,)),
+    restoring(
+        "M2",
+        "/u",
+        holders=(
+            Holder(
+                pid=7,
+                command="sh",
+                container="c" * 64,
+                mountpoint=KPath("/other"),
+                fstype="fuse.fuse-overlayfs",
+                dev="0:99",
+            ),
+        ),
+    ),
+    restoring("M2", "/u", holders=(Holder(mountpoint=KPath("/m"), fstype="overlay", dev="0:98"),)),
     restoring("M3", "/etc/hosts", sources={KPath("/srv/hosts"): None}),
     restoring("R4", "/etc/hosts", cured=True, mountpoints={KPath("/etc/hosts"): None}),
     restoring("R8", "/etc/conf", files=file_now(size=6)),
