@@ -96,13 +96,15 @@ class Session:
     """
     CRIU at work, one request after the other. Use it as a context manager or call `close()`.
 
-    `command` starts CRIU: `("criu",)` or what `mountcr.criu.binary.require().command` holds.
+    `command` starts CRIU: `("criu",)` or what `mountcr.criu.binary.require().command` holds. What
+    it writes is for its user only if it is `private`, whatever the umask of the caller is.
     Not for several threads at once. A hook for `orphan-pts-master` also tells CRIU that terminals
     may have lost their master; a dump of such a terminal needs the hook although it never calls it.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], *, private: bool = False) -> None:
         self._command = tuple(command)
+        self._umask = 0o077 if private else -1
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
@@ -274,6 +276,7 @@ class Session:
                     pass_fds=(theirs.fileno(), *fds),
                     # Ctrl-C must reach us and not kill CRIU while it is inside of a task.
                     process_group=None if case.same_group else 0,
+                    umask=self._umask,
                 )
             except OSError as error:
                 raise CriuError(

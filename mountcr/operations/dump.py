@@ -282,7 +282,7 @@ def _perform(work: _Dump, command: tuple[str, ...], there: frozenset[bytes]) -> 
         "post-dump": work.hold_mounts,
     }
     try:
-        with binary.blamed(), Session(command) as session:
+        with binary.blamed(), Session(command, private=True) as session:
             session.dump(work.plan.criu.dump_options, hooks)
     except BaseException:
         if work.choices.leave_running or _goes_on(work.container):
