@@ -59,10 +59,11 @@ def observe_target(
     """
     Look at everything a restore depends on.
 
-    `unions` are the steps that show the overlays in the root, read-only. `files` come with where
-    they lie when the root is at `at`. `driver` is the one that the root shall come back on, if it
-    is asked for, and where its writable layer will be. Where a layer is gone, nothing in the root
-    is looked at. Raises PrivilegeError without CAP_SYS_ADMIN.
+    `unions` are the steps that show the overlays of the container, read-only, and the root at `at`
+    if any of them lies in it. `files` come with where they lie when the root is at `at`. `driver`
+    is the one that the root shall come back on, if it is asked for, and where its writable layer
+    will be. Where a layer is gone, nothing in the root is looked at. Raises PrivilegeError without
+    CAP_SYS_ADMIN.
     """
     externals = tuple(externals)
     inside = (path for each in externals for path in directories_on_host(each))
@@ -86,7 +87,7 @@ def observe_target(
         in_root, others = _split(files, at)
         found = [_file(file, _root_file(root, path)) for file, path in in_root]
     if others:
-        found += in_private_namespace(lambda: _look_elsewhere(unions, others))
+        found += in_private_namespace(lambda: _look_elsewhere(unions, at, others))
     return msgspec.structs.replace(
         target,
         surveyed=survey(stack, *driver) if driver else {},
@@ -139,8 +140,9 @@ def _root_file(root: View, path: bytes) -> tuple[PathStat, int] | None:
 
 
 def _look_elsewhere(
-    unions: Sequence[Step], files: Iterable[tuple[NamedFile, Place | None]]
+    unions: Sequence[Step], at: KPath, files: Iterable[tuple[NamedFile, Place | None]]
 ) -> list[TargetFile]:
+    os.makedirs(decode(at), exist_ok=True)
     with applied(unions, LiveKernel()):
         return [_file(file, _outside(file, place)) for file, place in files]
 

@@ -39,7 +39,7 @@ from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices, new_upper
 from mountcr.planning.planner import make_plan, needed_mountpoints
 from mountcr.planning.steps import split_preparation
-from mountcr.planning.unions import assemble_unions
+from mountcr.planning.unions import show_unions
 from mountcr.planning.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _target(manifest: Manifest, choices: Choices, host: Host) -> Target:
     return observe_target(
         host,
         first.rootfs.origin,
-        assemble_unions(graph, first.externals, readonly=True),
+        show_unions(graph, first.externals, first.rootfs.origin),
         at=RESTORE_ROOT,
         driver=(driver, new_upper(choices, facts.container.id, driver)) if driver else None,
         externals=first.externals,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mountcr.paths import KPath
     from mountcr.planning.records import External
 
-__all__ = ["assemble_unions", "directories_on_host", "place_unions"]
+__all__ = ["assemble_unions", "directories_on_host", "place_unions", "show_unions"]
 
 
 def place_unions(
@@ -145,6 +145,19 @@ def assemble_unions(
             because = f"{external.mountpoint} was a slave, and CRIU copies that from its source"
             steps.append(Propagation(at=base, propagation="shared", because=because))
     return steps
+
+
+def show_unions(graph: MountGraph, externals: Sequence[External], root: Stack) -> list[Step]:
+    """
+    Give the steps that show the overlays among the externals, read-only.
+
+    Of the root, which is in its place then, they need what any of them has a layer in.
+    """
+    stacks = [each.stack for each in externals if each.stack]
+    layers = (path for stack in stacks for path in (*stack.directories, *stack.data))
+    inside = any(paths.is_beneath(path, RESTORE_ROOT) for path in layers)
+    shown = read_only(root, RESTORE_ROOT) if inside else []
+    return [*shown, *assemble_unions(graph, externals, readonly=True)]
 
 
 def _number(source: KPath) -> int:
