@@ -80,6 +80,10 @@ def mount_fuse(
     is left.
     """
     program = _program(programs, package)
+    if not mounts.can_clone():
+        msg = f"{os.path.basename(program)} would keep its mount for good without open_tree(2)"
+        hint = "use Linux 5.2 or newer, or --driver overlay or vfs"
+        raise CapabilityError(msg, probe="open_tree", hint=hint)
     for number, layer in enumerate(layers, 1):
         if not os.path.isdir(decode(layer)):
             msg = f"layer {number} of {len(layers)} is gone: {layer}"
@@ -145,9 +149,7 @@ def _serve(
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     syscalls.mount(b"mountcr", decode(SERVERS), b"tmpfs", flags, b"size=64k,mode=700")
     os.mkdir(decode(mountpoint))
-    below = _mount_id(
-        mountpoint
-    )  # the server may be faster than anything that comes after its start
+    below = _mount_id(mountpoint)  # before the start, because the server may be faster
     with _started(command) as starting:
         mount = starting.wait_for(mountpoint, below)
         os.symlink(mount.dev.encode(), decode(mountpoint) + b".dev")
@@ -170,13 +172,7 @@ def _serve(
 
 def _taken(mountpoint: KPath) -> int:
     """Give a detached clone of a mount and unmount it."""
-    try:
-        fd = mounts.clone(mountpoint)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-        msg = "a FUSE server outlives its mount without open_tree(2), Linux 5.2"
-        raise CapabilityError(msg, probe="open_tree", hint="use --driver overlay or vfs") from None
+    fd = mounts.clone(mountpoint)
     try:
         syscalls.umount2(decode(mountpoint), syscalls.MNT_DETACH)
         with contextlib.suppress(OSError):  # before Linux 5.12 they stay

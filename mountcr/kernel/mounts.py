@@ -18,7 +18,16 @@ from mountcr.paths import KPath, decode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ATTRIBUTES", "attach", "bind", "clone", "rebind", "set_attributes", "set_propagation"]
+__all__ = [
+    "ATTRIBUTES",
+    "attach",
+    "bind",
+    "can_clone",
+    "clone",
+    "rebind",
+    "set_attributes",
+    "set_propagation",
+]
 
 ATTRIBUTES: Final = {
     "ro": (syscalls.MOUNT_ATTR_RDONLY, syscalls.MS_RDONLY),
@@ -37,6 +46,15 @@ _PROPAGATION: Final = {
     "slave": syscalls.MS_SLAVE,
     "unbindable": syscalls.MS_UNBINDABLE,
 }
+
+
+def can_clone() -> bool:
+    """Ask the kernel for open_tree(2) (Linux 5.2), with a path that is nowhere."""
+    try:
+        syscalls.open_tree(-1, b"", 0)
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    return True
 
 
 def clone(path: KPath, *, recursive: bool = False) -> int:

@@ -10,7 +10,7 @@ from mountcr import mountinfo
 from mountcr.criu import binary
 from mountcr.journal import boot_id
 from mountcr.kernel.overlay import module_parameters
-from mountcr.kernel.probes import probe_aufs, probe_criu_engine
+from mountcr.kernel.probes import probe_aufs, probe_criu_engine, probe_fuse
 from mountcr.model import Capabilities, Criu, Host
 from mountcr.observation.aufs import with_branches_of_all
 from mountcr.observation.fuse import with_servers_of_all
@@ -25,8 +25,9 @@ def observe_host(*, criu: Criu | None = None) -> Host:
     Observe the host; CRIU is asked for its version, unless it is known already.
 
     What kernel and CRIU can do is not probed, which takes 0.1 s: `mountcr doctor` does. Only what
-    CRIU's choice of its restore engine depends on is, and whether there is AUFS, which takes
-    microseconds, and the programs that CRIU starts to copy a tmpfs are looked for.
+    CRIU's choice of its restore engine depends on is, and what the drivers of AUFS and of FUSE
+    unions need, which takes microseconds, and the programs that CRIU starts to copy a tmpfs are
+    looked for.
     """
     copying = {name: shutil.which(name) is not None for name in ("tar", "gzip")}
     return Host(
@@ -35,7 +36,7 @@ def observe_host(*, criu: Criu | None = None) -> Host:
         cgroups=cgroups("thread-self"),
         capabilities=Capabilities(
             kernel=os.uname().release,
-            features={**copying, **probe_criu_engine(), **probe_aufs()},
+            features={**copying, **probe_criu_engine(), **probe_aufs(), **probe_fuse()},
         ),
         criu=criu or binary.identify(),
         overlay=module_parameters(),

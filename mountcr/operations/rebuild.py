@@ -9,7 +9,6 @@ It is assembled in a private mount namespace and attached as the last thing, by 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -19,16 +18,17 @@ from mountcr import journal, mountinfo
 from mountcr.errors import LeftBehindError, PrivilegeError, RefusedError, StepError, UsageError
 from mountcr.execute import applied
 from mountcr.graph.tree import MountTree
-from mountcr.kernel import mounts, syscalls
+from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
 from mountcr.kernel.servers import is_attached, wait
-from mountcr.model import Record
+from mountcr.model import InodeType, Record
 from mountcr.observation.aufs import with_branches_of_all
 from mountcr.observation.elsewhere import unions_elsewhere
 from mountcr.observation.fuse import server_of, with_servers_of_all
 from mountcr.observation.holders import holders_of
 from mountcr.observation.layers import with_layers_of_all
+from mountcr.observation.stats import look
 from mountcr.observation.survey import survey
 from mountcr.operations.leftovers import recorded
 from mountcr.operations.locks import held
@@ -180,10 +180,15 @@ def unmount(at: KPath) -> None:
 
 
 def _check_layers(stack: Stack) -> None:
-    """Name a layer that is gone before anything is looked at or made."""
+    """Name a layer that is gone, or that may not be looked at, before anything is made."""
     wanted = (*stack.lowers, *stack.data)
     for number, layer in enumerate(wanted, 1):
-        if not os.path.isdir(decode(layer)):
+        try:
+            found = look(decode(layer), follow=True)
+        except PermissionError as error:
+            msg = f"lower layer {number} of {len(wanted)} cannot be looked at: {layer}"
+            raise PrivilegeError(msg, hint="run as root") from error
+        if found is None or found.type is not InodeType.DIRECTORY:
             msg = f"lower layer {number} of {len(wanted)} is gone: {layer}"
             hint = "the image was removed since; pull it again, by digest"
             raise RefusedError(msg, hint=hint)
@@ -203,7 +208,7 @@ def _make(at: KPath) -> None:
 
 def _assemble(steps: tuple[Step, ...], at: KPath, report: Callable[[Step], None] | None) -> None:
     """Assemble privately and attach; where mounts cannot be cloned, mount at the place itself."""
-    if not _can_clone():
+    if not mounts.can_clone():
         with applied(steps, LiveKernel(), report=report):
             return
     os.makedirs(decode(RESTORE_ROOT), exist_ok=True)
@@ -220,15 +225,6 @@ def _assemble(steps: tuple[Step, ...], at: KPath, report: Callable[[Step], None]
         mounts.attach(fds[0], at)
     finally:
         os.close(fds[0])
-
-
-def _can_clone() -> bool:
-    """Ask the kernel for open_tree(2), with a path that is nowhere."""
-    try:
-        syscalls.open_tree(-1, b"", 0)
-    except OSError as error:
-        return error.errno != errno.ENOSYS
-    return True
 
 
 def _moved(step: Step, at: KPath, private: KPath) -> Step:

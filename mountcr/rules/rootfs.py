@@ -13,7 +13,7 @@ from mountcr.rules import Found
 from mountcr.rules.conditions import chroot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from mountcr.aufsopts import Branch
     from mountcr.rules import Context
@@ -88,14 +88,23 @@ def _upper_in_use(context: Context) -> Iterator[Found]:
             yield Found(upper, f"pid {namespace.pid} has it mounted at {mount.mountpoint}")
 
 
-def _without_aufs(context: Context) -> Iterator[Found]:
-    """M10: of the host of the restore; where nothing is restored yet it is worth a note."""
+def _lacking(context: Context, drivers: Container[str], feature: str) -> Iterator[Found]:
+    """Find that the host of the restore lacks a feature; before there is one, it is a note."""
     driver = context.choices.driver or (context.stack.driver if context.stack else "")
     host = context.target.host if context.target else context.facts.host
-    features = host.capabilities.features if host.capabilities else {}
-    if driver == "aufs" and features.get("aufs") is False:
-        where = f"the kernel {host.capabilities.kernel}" if host.capabilities else "the kernel"
-        yield Found("/", where, severity=None if context.target else Severity.NOTE)
+    if driver in drivers and host.capabilities and host.capabilities.features.get(feature) is False:
+        severity = None if context.target else Severity.NOTE
+        yield Found("/", f"the kernel {host.capabilities.kernel}", severity=severity)
+
+
+def _without_aufs(context: Context) -> Iterator[Found]:
+    """M10."""
+    yield from _lacking(context, {"aufs"}, "aufs")
+
+
+def _without_open_tree(context: Context) -> Iterator[Found]:
+    """M14."""
+    yield from _lacking(context, {"unionfs", "fuse-overlayfs"}, "open_tree")
 
 
 def _branches(context: Context) -> tuple[Branch, ...]:
@@ -130,6 +139,13 @@ def _several_uppers(context: Context) -> Iterator[Found]:
         yield Found(writable[0], told, severity=Severity.LOSS if converted else None)
 
 
+def _without_xattrs(context: Context) -> Iterator[Found]:
+    """M13: for a root that had them, or may have had."""
+    stack = context.stack
+    if stack is not None and context.choices.driver == "unionfs" != stack.driver:
+        yield Found("/", f"it was on {stack.driver}")
+
+
 def _unseen(context: Context) -> Iterator[Found]:
     """M8."""
     for each in context.facts.unseen:
@@ -145,4 +161,6 @@ PREDICATES: Final = {
     "M10": _without_aufs,
     "M11": _covered_upper,
     "M12": _several_uppers,
+    "M13": _without_xattrs,
+    "M14": _without_open_tree,
 }
