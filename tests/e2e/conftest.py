@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,7 @@ class Place:
         for directory in (*self.layers, self.upper, self.work, self.root):
             directory.mkdir(parents=True)
         self._busybox = busybox
+        self._handles: list[int] = []
         self._fill()
 
     def _fill(self) -> None:
@@ -191,8 +193,13 @@ class Place:
             environment={"PATH": "/bin", **(environment or {})},
         )
         pid = launch(recipe)
+        self._remember(pid)
         self.wait(lambda: os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "busybox")
         return pid
+
+    def _remember(self, pid: int) -> None:
+        """Hold on to a container, which tells nobody that it is of this place on a FUSE root."""
+        self._handles.append(os.pidfd_open(pid))
 
     def processes(self) -> list[int]:
         """
@@ -300,6 +307,7 @@ class Place:
         document = self.done("restore", images, *words)
         assert document["differences"] == []
         pid: int = document["pid"]
+        self._remember(pid)
         return pid
 
     def run_criu(self, *words: object) -> Finished:
@@ -322,6 +330,12 @@ class Place:
 
     def close(self) -> None:
         """End what still runs and unmount what is still mounted."""
+        while self._handles:
+            handle = self._handles.pop()
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], PATIENCE)
+            os.close(handle)
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
