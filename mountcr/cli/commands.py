@@ -65,7 +65,9 @@ def _reference(
 
 def _rootfs_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--driver", metavar="D", help="the storage driver of the root: overlay, vfs"
+        "--driver",
+        metavar="D",
+        help="the storage driver of the root: overlay, vfs, aufs, unionfs, fuse-overlayfs",
     )
     parser.add_argument("--upper", metavar="DIR", help="a new directory for the writable layer")
 
@@ -232,7 +234,10 @@ def _doctor(subparsers: Subparsers) -> None:
 def _demo(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "demo", "dump, take apart, rebuild and restore a small container")
     parser.add_argument(
-        "--driver", choices=("overlay", "vfs"), default="overlay", help="default: overlay"
+        "--driver",
+        choices=("overlay", "vfs", "unionfs", "fuse-overlayfs"),
+        default="overlay",
+        help="that the root comes back on; default: overlay",
     )
 
 

@@ -29,14 +29,18 @@ class _Shown:
     No thread draws: one that is in the middle of it would keep others from forking.
     """
 
-    def __init__(self, bar: Bar, task: TaskID) -> None:
+    def __init__(self, bar: Bar, what: str) -> None:
         self._bar = bar
-        self._task = task
+        self._what = what
+        self._task: TaskID | None = None
         self._files = 0
         self._drawn = 0.0
 
     def add(self, files: int, bytes: int) -> None:  # noqa: A002  # what it counts
-        """Take notice of so many more files and bytes."""
+        """Take notice of so many more files and bytes; the bar appears with the first."""
+        if self._task is None:
+            self._task = self._bar.add_task(self._what, total=None, files=0)
+            self._bar.start()
         self._files += files
         self._bar.update(self._task, advance=bytes, files=self._files)
         if time.monotonic() - self._drawn >= _BETWEEN:
@@ -75,5 +79,7 @@ def shown_progress(what: str) -> Generator[Progress | None]:
         auto_refresh=False,
         transient=True,
     )
-    with bar:
-        yield _Shown(bar, bar.add_task(what, total=None, files=0))
+    try:
+        yield _Shown(bar, what)
+    finally:
+        bar.stop()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import absolute, choices_of, facts_of
 from mountcr.cli.output import print_document, talk
+from mountcr.cli.progress import shown_progress
 from mountcr.execute import Recorder, applied
 from mountcr.operations.rebuild import RebuildResult, plan_rebuild, rebuild
 from mountcr.planning.planner import make_plan
@@ -27,7 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
             steps = tuple(step.describe() for step in rootfs.steps)
         result = RebuildResult(mountpoint=at, driver=rootfs.driver, steps=steps)
     else:
-        result = rebuild(rootfs, at, report=lambda step: talk(f"+ {step.describe()}"))
+        with shown_progress("copying") as progress:
+            result = rebuild(
+                rootfs, at, report=lambda step: talk(f"+ {step.describe()}"), progress=progress
+            )
     if arguments.json:
         print_document(result)
     elif arguments.dry_run:

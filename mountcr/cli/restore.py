@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import absolute, choices_of
 from mountcr.cli.output import print_document, print_outline
+from mountcr.cli.progress import shown_progress
 from mountcr.criu.options import Kind
 from mountcr.operations.refusal import refuse
 from mountcr.operations.restore import plan_restore, restore
@@ -30,7 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
             print_outline(outline_plan(plan, purpose=Kind.RESTORE))
         refuse(plan, "the restore")
         return 0
-    result = restore(images, choices, stdio=arguments.stdio, via=arguments.via)
+    with shown_progress("copying") as progress:
+        result = restore(
+            images, choices, stdio=arguments.stdio, via=arguments.via, progress=progress
+        )
     if arguments.json:
         print_document(result)
     else:
