@@ -96,7 +96,7 @@ def _loaded() -> dict[str, Driver]:
         ClassicUnionFS(),
         VFS(),
     )
-    found = {each.name: each for each in built_in}
+    found: dict[str, Driver] = {each.name: each for each in built_in}
     for name, loaded in offered(GROUP):
         if callable(loaded):
             found[name] = cast("Driver", loaded())
