@@ -95,6 +95,7 @@ _PROBES: Final[dict[str, Callable[[], object]]] = {
     "fsopen": lambda: syscalls.fsopen(b"no-such-filesystem"),
     "fsconfig": lambda: syscalls.fsconfig_flag(-1, b"ro"),
     "fsmount": lambda: syscalls.fsmount(-1),
+    "openat2": lambda: syscalls.openat2(-1, b"none", 0, 0, 0),
 }
 
 

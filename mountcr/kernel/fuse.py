@@ -51,13 +51,7 @@ _LOOK: Final = 2
 _KEPT: Final = ("/proc", "/dev", "/lib", "/lib64", "/usr/lib", "/usr/lib64")
 """What a server may come to need: fuse-overlayfs goes through /proc/self/fd, glibc loads libgcc."""
 
-_CLEARED: Final = (
-    syscalls.MOUNT_ATTR_NOSUID
-    | syscalls.MOUNT_ATTR_NODEV
-    | syscalls.MOUNT_ATTR_NOEXEC
-    | syscalls.MOUNT_ATTR__ATIME
-    | syscalls.MOUNT_ATTR_NODIRATIME
-)
+_CLEARED: Final = ("nosuid", "nodev", "noexec", "noatime", "nodiratime")
 """What libfuse and servers set by themselves: fuse-overlayfs noatime, libfuse nosuid and nodev."""
 
 _COMMIT: Final = b"1"
@@ -96,8 +90,7 @@ def mount_fuse(
     fds: list[int] = []
     server = in_private_namespace(lambda: _serve(command, mountpoint, needed, layers, fds), fds=fds)
     try:
-        journal.attaching(fds[0], at)
-        mounts.attach(fds[0], at)
+        _attach(fds[0], at)
     except BaseException:
         os.close(fds.pop())
         _finish(server)
@@ -106,6 +99,17 @@ def mount_fuse(
         for fd in fds:
             os.close(fd)
     return server
+
+
+def _attach(fd: int, at: KPath) -> None:
+    """Attach a detached mount, with no attributes but relatime, or not at all."""
+    journal.attaching(fd, at)
+    mounts.attach(fd, at)
+    try:
+        mounts.clear_attributes(at, _CLEARED)
+    except BaseException:
+        syscalls.umount2(decode(at), syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH)
+        raise
 
 
 def unmount_fuse(at: KPath, server: Server) -> None:
@@ -175,8 +179,6 @@ def _taken(mountpoint: KPath) -> int:
     fd = mounts.clone(mountpoint)
     try:
         syscalls.umount2(decode(mountpoint), syscalls.MNT_DETACH)
-        with contextlib.suppress(OSError):  # before Linux 5.12 they stay
-            syscalls.mount_setattr(fd, b"", syscalls.AT_EMPTY_PATH, 0, _CLEARED, 0)
     except BaseException:
         os.close(fd)
         raise

@@ -23,6 +23,7 @@ __all__ = [
     "attach",
     "bind",
     "can_clone",
+    "clear_attributes",
     "clone",
     "rebind",
     "set_attributes",
@@ -107,29 +108,56 @@ def set_attributes(at: KPath, attributes: Iterable[str]) -> None:
     Before mount_setattr(2) (Linux 5.12) a remount sets all of them anew, so the ones that are
     set already are read and passed along. Words that are no attribute are an EINVAL.
     """
-    wanted = set(attributes)
-    unknown = wanted - ATTRIBUTES.keys()
+    wanted = _known(at, attributes)
+    # the kernel wants the whole of the access time field cleared to set a part of it
+    clear = syscalls.MOUNT_ATTR__ATIME if "noatime" in wanted else 0
+    if not _set(at, _bits(wanted), clear):
+        _remount(at, wanted, set())
+
+
+def clear_attributes(at: KPath, attributes: Iterable[str]) -> None:
+    """Clear attributes of the mount at a path; everything else is as in `set_attributes`."""
+    unwanted = _known(at, attributes)
+    # relatime, which is none of the bits, takes the place of noatime
+    clear = syscalls.MOUNT_ATTR__ATIME if "noatime" in unwanted else 0
+    if not _set(at, 0, clear | _bits(unwanted)):
+        _remount(at, set(), unwanted)
+
+
+def _known(at: KPath, attributes: Iterable[str]) -> set[str]:
+    words = set(attributes)
+    unknown = words - ATTRIBUTES.keys()
     if unknown:
         raise OSError(errno.EINVAL, f"no mount attribute: {', '.join(sorted(unknown))}", at)
+    return words
+
+
+def _bits(attributes: Iterable[str]) -> int:
     bits = 0
-    for each in wanted:
+    for each in attributes:
         bits |= ATTRIBUTES[each][0]
+    return bits
+
+
+def _set(at: KPath, bits: int, clear: int) -> bool:
+    """Set and clear bits; tell whether the kernel has mount_setattr(2)."""
     try:
-        # the kernel wants the whole of the access time field cleared to set a part of it
-        clear = syscalls.MOUNT_ATTR__ATIME if "noatime" in wanted else 0
         syscalls.mount_setattr(syscalls.AT_FDCWD, decode(at), 0, bits, clear, 0)
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
-        _remount(at, wanted)
+        return False
+    return True
 
 
-def _remount(at: KPath, wanted: set[str]) -> None:
+def _remount(at: KPath, wanted: set[str], unwanted: set[str]) -> None:
     os.stat(decode(at))
     mounted = [each for each in mountinfo.read() if each.mountpoint == at]
     if not mounted:
         raise OSError(errno.EINVAL, "not a mountpoint", at)
     flags = syscalls.MS_REMOUNT | syscalls.MS_BIND
-    for each in wanted | (set(mounted[-1].options.split(",")) & ATTRIBUTES.keys()):
+    if "noatime" in unwanted:
+        flags |= syscalls.MS_RELATIME
+    for each in wanted | ((set(mounted[-1].options.split(",")) & ATTRIBUTES.keys()) - unwanted):
         flags |= ATTRIBUTES[each][1]
     syscalls.mount(b"", decode(at), b"", flags, b"")

@@ -8,12 +8,14 @@ link.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
-from mountcr.kernel import syscalls
+from mountcr.errors import PrivilegeError
+from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.beneath import open_beneath
 from mountcr.model import InodeType
 from mountcr.observation.stats import inode_type
@@ -155,24 +157,46 @@ def _type(entry: os.DirEntry[str]) -> InodeType:
 
 def _open_root(path: bytes) -> int:
     """
-    Open a root directory as a detached clone of its mount, on which reading leaves no time.
+    Open a root directory as a clone of its mount, on which reading leaves no time.
 
-    Without open_tree(2) and mount_setattr(2) (Linux 5.12), or the right to use them, it is the
-    directory as it lies there.
+    Without the right to mount it is the directory as it lies there.
     """
-    with suppress(OSError):
-        flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
-        fd = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
-        try:
-            syscalls.mount_setattr(
-                fd,
-                b"",
-                syscalls.AT_EMPTY_PATH,
-                syscalls.MOUNT_ATTR_NOATIME | syscalls.MOUNT_ATTR_RDONLY,
-                syscalls.MOUNT_ATTR__ATIME,
-            )
-            root = os.open(b".", _DIRECTORY, dir_fd=fd)
-        finally:
-            os.close(fd)
-        return root
+    try:
+        return _cloned(path)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            with suppress(OSError, PrivilegeError):
+                return _bound(path)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _cloned(path: bytes) -> int:
+    """Open a detached clone; ENOSYS without open_tree(2) and mount_setattr(2) (Linux 5.12)."""
+    fd = mounts.clone(encode(path))
+    try:
+        syscalls.mount_setattr(
+            fd,
+            b"",
+            syscalls.AT_EMPTY_PATH,
+            syscalls.MOUNT_ATTR_NOATIME | syscalls.MOUNT_ATTR_RDONLY,
+            syscalls.MOUNT_ATTR__ATIME,
+        )
+        return os.open(b".", _DIRECTORY, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _bound(path: bytes) -> int:
+    """Open a bind mount, which outlives the private namespace it was made in by its descriptor."""
+    from mountcr.kernel.private import in_private_namespace  # a fork, which newer kernels spare
+
+    place = encode(os.path.realpath(path))
+    fds: list[int] = []
+
+    def work() -> None:
+        mounts.rebind(place, place)
+        mounts.set_attributes(place, ("ro", "noatime"))
+        fds.append(os.open(decode(place), _DIRECTORY))
+
+    in_private_namespace(work, fds=fds)
+    return fds[0]

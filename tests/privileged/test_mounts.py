@@ -107,6 +107,18 @@ def test_other_attributes_stay(lacking: tuple[str, ...], tmp_path: Path) -> None
 
 
 @LADDERS
+def test_attributes_are_cleared(lacking: tuple[str, ...], tmp_path: Path) -> None:
+    """Those that are named go, relatime takes the place of noatime, the others stay."""
+    at = tmpfs(tmp_path)
+    mounts.set_attributes(at, ["ro", "nosuid", "nodev", "noatime"])
+    lack(*lacking)
+    mounts.clear_attributes(at, ["nodev", "noexec", "noatime"])
+    (mount,) = mounted(at)
+    assert set(mount.options.split(",")) == {"ro", "nosuid", "relatime"}
+    assert mount.super_options.split(",")[0] == "rw"
+
+
+@LADDERS
 def test_attributes_of_the_mount_on_top(lacking: tuple[str, ...], tmp_path: Path) -> None:
     """Of two mounts at a path the one that is to be seen is meant."""
     at = tmpfs(tmp_path)
@@ -126,6 +138,8 @@ def test_a_word_that_is_no_attribute(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no mount attribute: bogus, shiny") as caught:
         mounts.set_attributes(at, ["shiny", "ro", "bogus"])
     assert caught.value.errno == errno.EINVAL
+    with pytest.raises(OSError, match="no mount attribute: relatime"):
+        mounts.clear_attributes(at, ["relatime"])
     assert "ro" not in mounted(at)[0].options.split(",")
 
 
