@@ -14,7 +14,7 @@ from mountcr.operations.leftovers import recorded
 from mountcr.paths import KPath, decode, encode, is_beneath
 from mountcr.rootfs.changes import changes
 from mountcr.rootfs.dialect import get_dialect
-from mountcr.rootfs.tree import DirectoryTree, shown
+from mountcr.rootfs.tree import Directories, DirectoryTree, shown
 from mountcr.rootfs.view import View
 from mountcr.rootfs.writer import write
 
@@ -174,8 +174,9 @@ def _opened(
     dialect: Dialect, layer: KPath, lowers: Sequence[KPath], data: Sequence[KPath]
 ) -> Generator[View]:
     """Open the layers for a block, the lowest first: a tar may name files of those below."""
+    directories = Directories()
     with contextlib.ExitStack() as stack:
-        below = View((), [stack.enter_context(DirectoryTree(path)) for path in data])
+        below = View((), [stack.enter_context(DirectoryTree(path, directories)) for path in data])
         for path in reversed((layer, *lowers)):
             tree: Tree
             if _is_tar(dialect.name, path):
@@ -183,7 +184,7 @@ def _opened(
 
                 tree = stack.enter_context(TarTree(path, below if below.layers else None))
             else:
-                tree = stack.enter_context(DirectoryTree(path))
+                tree = stack.enter_context(DirectoryTree(path, directories))
             below = View((dialect.layer(tree), *below.layers), below.data)
         yield below
 

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from mountcr.rootfs.dialect import get_dialect
-from mountcr.rootfs.tree import DirectoryTree
+from mountcr.rootfs.tree import Directories, DirectoryTree
 from mountcr.rootfs.view import View
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ def opened(layers: Iterable[StoredLayer], data: Iterable[KPath] = ()) -> Generat
 
     Raises OSError naming the directory that cannot be opened, UsageError for an unknown dialect.
     """
+    directories = Directories()
     with contextlib.ExitStack() as stack:
-        read = [
-            get_dialect(layer.dialect).layer(stack.enter_context(DirectoryTree(layer.path)))
-            for layer in layers
-        ]
-        yield View(read, [stack.enter_context(DirectoryTree(path)) for path in data])
+
+        def tree(path: KPath) -> DirectoryTree:
+            return stack.enter_context(DirectoryTree(path, directories))
+
+        read = [get_dialect(layer.dialect).layer(tree(layer.path)) for layer in layers]
+        yield View(read, [tree(path) for path in data])

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from mountcr.paths import KPath
 
-__all__ = ["Content", "DirectoryTree", "Tree", "join", "open_directory", "shown"]
+__all__ = ["Content", "Directories", "DirectoryTree", "Tree", "join", "open_directory", "shown"]
 
-_CACHED: Final = 16
-"""Open directories that a tree keeps; a walk asks for the same few again and again."""
+_CACHED: Final = 128
+"""Open directories that are kept; with 500 layers they are below the usual limit, 1024."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -79,6 +79,36 @@ def open_directory(root: int, path: bytes) -> int:
     return open_beneath(root, path or b".", _DIRECTORY)
 
 
+class Directories:
+    """
+    Directories that were opened beneath roots; a walk asks for the same few again and again.
+
+    Trees that are read together share one, because a process may have only so many open.
+    """
+
+    def __init__(self, most: int = _CACHED) -> None:
+        self._most = most
+        self._open: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+
+    def get(self, root: int, path: bytes) -> int:
+        """Give a directory beneath an open root, which is good until the next call."""
+        key = root, path
+        fd = self._open.get(key)
+        if fd is not None:
+            self._open.move_to_end(key)
+            return fd
+        fd = self._open[key] = open_directory(root, path)
+        if len(self._open) > self._most:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def close(self, root: int) -> None:
+        """Close those beneath a root."""
+        for key in [each for each in self._open if each[0] == root]:
+            with suppress(OSError):
+                os.close(self._open.pop(key))
+
+
 class DirectoryTree:
     """
     The tree in a directory of the file system, without what is mounted in it.
@@ -86,9 +116,9 @@ class DirectoryTree:
     `close()` gives its descriptors back; a `with` block does too.
     """
 
-    def __init__(self, root: KPath) -> None:
+    def __init__(self, root: KPath, directories: Directories | None = None) -> None:
         self.path = root
-        self._directories: OrderedDict[bytes, int] = OrderedDict()
+        self._directories = Directories() if directories is None else directories
         self._root = _open_root(decode(root))
 
     def __enter__(self) -> Self:
@@ -101,10 +131,9 @@ class DirectoryTree:
 
     def close(self) -> None:
         """Close every descriptor."""
-        for fd in (*self._directories.values(), self._root):
-            with suppress(OSError):
-                os.close(fd)
-        self._directories.clear()
+        self._directories.close(self._root)
+        with suppress(OSError):
+            os.close(self._root)
         self._root = -1
 
     def entries(self, path: bytes) -> Mapping[bytes, InodeType]:
@@ -133,15 +162,7 @@ class DirectoryTree:
         return Content(fd, 0, os.fstat(fd).st_size)
 
     def _directory(self, path: bytes) -> int:
-        fd = self._directories.get(path)
-        if fd is not None:
-            self._directories.move_to_end(path)
-            return fd
-        fd = open_directory(self._root, path)
-        self._directories[path] = fd
-        if len(self._directories) > _CACHED:
-            os.close(self._directories.popitem(last=False)[1])
-        return fd
+        return self._directories.get(self._root, path)
 
 
 def _type(entry: os.DirEntry[str]) -> InodeType:

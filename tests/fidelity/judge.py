@@ -260,13 +260,11 @@ _TYPES: Final = {
 
 def _aufs(stack: Stack) -> Snapshot:
     """Give what AUFS would show; the one place where the product's own reader is believed."""
-    from mountcr.rootfs.dialect import get_dialect
-    from mountcr.rootfs.tree import DirectoryTree
-    from mountcr.rootfs.view import View
+    from mountcr.model import StoredLayer
+    from mountcr.rootfs.opened import opened
 
-    with contextlib.ExitStack() as trees:
-        opened = [trees.enter_context(DirectoryTree(each)) for each in stack.directories]
-        view = View([get_dialect("aufs").layer(tree) for tree in opened])
+    layers = [StoredLayer(path=each, dialect="aufs") for each in stack.directories]
+    with opened(layers) as view:
         found = dict(_viewed(view, b""))
     names: dict[tuple[int, int], set[bytes]] = {}
     for path, (entry, inode) in found.items():

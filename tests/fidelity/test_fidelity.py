@@ -8,6 +8,7 @@ What a container's files are, they are on every other storage driver.
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -92,7 +93,10 @@ def test_no_path_differs_coming_from_fuse_overlayfs(first: int) -> None:
 
 
 def test_no_path_differs_with_300_layers() -> None:
-    """The number of layers is no matter."""
+    """The number of layers is no matter, with as many open files as a login may have."""
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
     outcome = judge(generate(7, layers=300), "overlay")
     assert outcome.right, wrong(outcome)
 
