@@ -64,6 +64,7 @@ CALLS: Final = {
     "sendfile": _Call(40, 71, fd=(0,)),
     "ioctl": _Call(16, 29, fd=(0,)),
     "ftruncate": _Call(77, 46, fd=(0,)),
+    "syncfs": _Call(306, 267, fd=(0,)),
     "fallocate": _Call(285, 47, fd=(0,)),
     "chmod": _Call(90, -1, path=(0,)),
     "fchmod": _Call(91, 52, fd=(0,)),

@@ -14,6 +14,7 @@ from mountcr.operations.leftovers import recorded
 from mountcr.paths import KPath, decode, encode, is_beneath
 from mountcr.rootfs.changes import changes
 from mountcr.rootfs.dialect import get_dialect
+from mountcr.rootfs.partial import Partial
 from mountcr.rootfs.tree import Directories, DirectoryTree, shown
 from mountcr.rootfs.view import View
 from mountcr.rootfs.writer import write
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Dialect, Entry, Layer, Listing, Marked
+    from mountcr.rootfs.tarwriter import Archived
     from mountcr.rootfs.tree import Tree
 
 __all__ = ["CONVERT_SCHEMA", "ConvertResult", "convert"]
@@ -31,6 +33,9 @@ CONVERT_SCHEMA: Final = "mountcr/convert/1"
 
 OCI: Final = "oci"
 """The dialect whose layers are tars."""
+
+
+_TAR: Final = b"layer.tar"
 
 
 class ConvertResult(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -200,15 +205,25 @@ def _write(
     if dialect.name != OCI:
         written = write(entries, output, dialect, progress=progress)
         return written.files, written.size, ()
+    archived = _write_tar(entries, output, progress)
+    return archived.files, archived.size, archived.left_out
+
+
+def _write_tar(entries: Iterable[Entry], output: KPath, progress: Progress | None) -> Archived:
+    """Write a tar in a directory of its own beside the output, and give it its name when whole."""
     from mountcr.rootfs.tarwriter import write_tar
 
-    unfinished = decode(output) + b".mountcr-partial"
-    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    linked = False
     try:
-        with open(fd, "wb") as file:
-            archived = write_tar(entries, file, progress=progress)
-        # unlike rename(2), this never replaces what came there meanwhile
-        os.link(unfinished, decode(output))
-    finally:
-        os.unlink(unfinished)
-    return archived.files, archived.size, archived.left_out
+        with Partial(output) as made:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(_TAR, flags, 0o600, dir_fd=made.fd), "wb") as file:
+                archived = write_tar(entries, file, progress=progress)
+            # unlike rename(2), this never replaces what came there meanwhile
+            os.link(_TAR, decode(output), src_dir_fd=made.fd, follow_symlinks=False)
+            linked = True
+    except BaseException:
+        if linked:
+            os.unlink(decode(output))
+        raise
+    return archived

@@ -54,13 +54,13 @@ def write_changes(
     """
     Write what the topmost of some layers changes of the others, in the dialect `to`.
 
-    `writable` tells that it is the writable one of a stack. Everything else is as in
-    `write_merged`.
+    `writable` tells that it is the writable one of a stack; another one, which stays for the next
+    who needs it, is on the disk when it gets its name. Everything else is as in `write_merged`.
     """
     journal.make_directories(os.path.dirname(decode(into)))
     with opened(layers, data) as view:
         entries = changes(view.layers[0], view.below(), writable=writable)
-        return write(entries, into, get_dialect(to), progress=progress)
+        return write(entries, into, get_dialect(to), progress=progress, durable=not writable)
 
 
 def write_nothing(layers: Sequence[StoredLayer], into: KPath, to: str) -> Written:
@@ -69,6 +69,6 @@ def write_nothing(layers: Sequence[StoredLayer], into: KPath, to: str) -> Writte
 
     Its root is as theirs is. Everything else is as in `write_merged`.
     """
-    os.makedirs(os.path.dirname(decode(into)), exist_ok=True)
+    journal.make_directories(os.path.dirname(decode(into)))
     with opened(layers) as view:
         return write(islice(everything(view), 1), into, get_dialect(to))

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from mountcr import journal
+from mountcr.kernel import syscalls
 from mountcr.paths import KPath, decode, encode
 
 if TYPE_CHECKING:
@@ -77,12 +78,15 @@ class Partial:
             os.close(self.fd)
             os.close(self._parent)
 
-    def complete(self) -> None:
+    def complete(self, *, durable: bool = False) -> None:
         """
         Give the directory its name. Raises FileExistsError where something else has it by now.
 
-        An empty directory that somebody made there meanwhile is replaced, see rename(2).
+        An empty directory that somebody made there meanwhile is replaced, see rename(2). A
+        `durable` one is whole after a power failure too, if it has its name then.
         """
+        if durable:
+            syscalls.syncfs(self.fd)
         try:
             os.rename(self._partial, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         except OSError as error:

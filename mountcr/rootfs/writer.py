@@ -70,6 +70,7 @@ def write(
     progress: Progress | None = None,
     workers: int | None = None,
     digests: bool = False,
+    durable: bool = False,
 ) -> Written:
     """
     Put entries into a new directory, in the marks of a dialect. Parents come before children.
@@ -78,13 +79,14 @@ def write(
     mountcr.rootfs.batches. Raises FileExistsError where the target is there, RefusedError as the
     dialect and the entries do, OSError with the path in the tree as its filename. On any of them,
     and on KeyboardInterrupt, the target is gone; what a killed process leaves is beside it, with
-    the suffix `SUFFIX`. Nothing is synced to the disk.
+    the suffix `SUFFIX`. Nothing is synced to the disk but for what shall be `durable`, before it
+    gets its name.
     """
     count = workers if workers is not None else len(os.sched_getaffinity(0))
     with Partial(into) as made:
         writer = _Writer(made.fd, dialect, digests=digests)
         written = writer.write(entries, count, progress)
-        made.complete()
+        made.complete(durable=durable)
     return written
 
 

@@ -69,6 +69,7 @@ ERRORS: Final[dict[str, tuple[int, ...]]] = {
     "fsopen": (errno.EPERM, errno.EMFILE),
     "ioctl": (errno.EIO, errno.ENOSPC),
     "fsync": (errno.EIO,),
+    "syncfs": (errno.EIO, errno.ENOSPC),
 }
 """How each call of `faults.CALLS` fails in practice."""
 
@@ -113,6 +114,9 @@ OPERATIONS: Final = {
     ),
     "convert": _Operation(
         ("convert", "{upper}", "--from", "overlay", "--to", "aufs", "-o", "{out}"), "out"
+    ),
+    "tar": _Operation(
+        ("convert", "{upper}", "--from", "overlay", "--to", "oci", "-o", "{out}"), "out"
     ),
 }
 
@@ -254,6 +258,8 @@ class Ground:
             if done.returncode:
                 raise BrokenError(f"umount gave {done}")
         for name in ("at", "new", "out"):
+            if (self.top / name).is_file():
+                (self.top / name).unlink()
             shutil.rmtree(self.top / name, ignore_errors=True)
 
     def unchanged(self, what: str) -> None:
@@ -329,6 +335,8 @@ def _fill(upper: Path, middle: Path, base: Path) -> None:
 
 def snapshot(top: Path) -> dict[bytes, object]:
     """Give everything that is in a directory by its path: what it is, and its content."""
+    if top.is_file():
+        return {b".": top.read_bytes()}
     found: dict[bytes, object] = {}
     for directory, names, files in os.walk(bytes(top)):
         for name in (b".", *names, *files):

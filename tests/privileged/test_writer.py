@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from mountcr.errors import RefusedError
 from mountcr.kernel import syscalls
-from mountcr.model import InodeType
+from mountcr.model import InodeType, StoredLayer
 from mountcr.paths import encode
 from mountcr.rootfs.changes import changes, everything
+from mountcr.rootfs.conversion import write_changes
 from mountcr.rootfs.dialect import Entry
 from mountcr.rootfs.dialects.vfs import Vfs
 from mountcr.rootfs.inode import Inode
@@ -97,6 +98,27 @@ def test_times_of_access_arrive(tree: Path, tmp_path: Path) -> None:
     made = [path.replace(b"/tree", b"/new", 1) for path in paths]
     assert [os.lstat(path).st_atime_ns for path in made] == before
     assert [os.lstat(path).st_atime_ns for path in paths] == before
+
+
+def test_what_stays_is_on_the_disk_first(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer for the next who needs it has its name when it is synced, and not if that fails."""
+    into = tmp_path / "new"
+    synced: list[bool] = []
+
+    def fail(fd: int) -> None:
+        synced.append(into.exists())
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(syscalls, "syncfs", fail)
+    stored = (StoredLayer(path=encode(os.fspath(tree)), dialect="vfs"),)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_changes(stored, (), encode(os.fspath(into)), "overlay", writable=False)
+    assert synced == [False]
+    assert not os.listdir(tmp_path).count("new")
+    write_changes(stored, (), encode(os.fspath(into)), "overlay")
+    assert into.is_dir()
 
 
 def test_many_files_by_many_processes(tmp_path: Path) -> None:
