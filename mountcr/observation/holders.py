@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from mountcr import procstat
 from mountcr.driver import drivers
 from mountcr.graph.tree import MountTree
-from mountcr.model import Holder
 from mountcr.paths import decode
+from mountcr.target import Holder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mountcr.driver import get_driver
-from mountcr.model import SurveyedLayer
 from mountcr.observation.stats import look
 from mountcr.paths import ROOT, decode, parent
 from mountcr.planning.choices import CACHE
@@ -20,6 +19,7 @@ from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.foreign import foreign_path
 from mountcr.rootfs.opened import opened
 from mountcr.rootfs.tree import shown
+from mountcr.target import SurveyedLayer
 
 if TYPE_CHECKING:
     from mountcr.model import Stack

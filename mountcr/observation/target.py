@@ -19,7 +19,7 @@ from mountcr.errors import MountcrError
 from mountcr.execute import applied
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
-from mountcr.model import PathStat, Target, TargetFile
+from mountcr.model import PathStat
 from mountcr.observation.elf import build_id
 from mountcr.observation.elsewhere import unions_elsewhere
 from mountcr.observation.holders import holders_of
@@ -30,6 +30,7 @@ from mountcr.paths import KPath, decode
 from mountcr.planning.unions import directories_on_host
 from mountcr.rootfs.inode import TYPE_BITS
 from mountcr.rootfs.opened import opened
+from mountcr.target import Target, TargetFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,9 +62,9 @@ def observe_target(
 
     `unions` are the steps that show the overlays of the container, read-only, and the root at `at`
     if any of them lies in it. `files` come with where they lie when the root is at `at`. `driver`
-    is the one that the root shall come back on, if it is asked for, and where its writable layer
-    will be. Where a layer is gone, nothing in the root is looked at. Raises PrivilegeError without
-    CAP_SYS_ADMIN.
+    is the one that the root shall come back on, and where its new writable layer will be, if it
+    does not go on with its own. Where a layer is gone, nothing in the root is looked at. Raises
+    PrivilegeError without CAP_SYS_ADMIN.
     """
     externals = tuple(externals)
     inside = (path for each in externals for path in directories_on_host(each))
@@ -90,6 +91,7 @@ def observe_target(
         found += in_private_namespace(lambda: _look_elsewhere(unions, at, others))
     return msgspec.structs.replace(
         target,
+        upper=look(decode(driver[1])) if driver else None,
         surveyed=survey(stack, *driver) if driver else {},
         mountpoints=places,
         files=tuple(found),

@@ -90,12 +90,14 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
             raise RefusedError(msg, hint="unmount it there, or write into a copy: --upper DIR")
     if not (plan.choices.upper or plan.choices.readonly or holders(origin, host.mounts)):
         _refuse_second_mount(origin, host)
-    driver = None if plan.choices.readonly else plan.choices.driver
     _check_layers(origin)
     container = plan.container.id
-    surveyed = (
-        survey(origin, driver, new_upper(plan.choices, container, driver)) if driver else None
-    )
+    upper = new_upper(plan.choices, container, origin)
+    if upper and os.path.lexists(decode(upper)):
+        msg = f"the new writable layer {upper} is there already"
+        hint = "it may hold what somebody wrote: name another one with --upper, or remove it"
+        raise RefusedError(msg, hint=hint)
+    surveyed = survey(origin, plan.choices.driver or origin.driver, upper) if upper else None
     return plan_rootfs(
         origin,
         at,

@@ -25,7 +25,7 @@ from mountcr.graph.diff import Difference
 from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
-from mountcr.model import Record, Target
+from mountcr.model import Record
 from mountcr.observation import observe_host
 from mountcr.observation.layers import look_again
 from mountcr.observation.target import observe_target
@@ -41,6 +41,7 @@ from mountcr.planning.planner import make_plan, needed_mountpoints
 from mountcr.planning.steps import split_preparation
 from mountcr.planning.unions import show_unions
 from mountcr.planning.whereabouts import Whereabouts
+from mountcr.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -126,13 +127,14 @@ def _target(manifest: Manifest, choices: Choices, host: Host) -> Target:
         path for external, path, _ in needed_mountpoints(graph, first.externals) if external is None
     ]
     where = Whereabouts(graph, first.externals, RESTORE_ROOT)
-    driver = choices.driver
+    origin = first.rootfs.origin
+    upper = new_upper(choices, facts.container.id, origin)
     return observe_target(
         host,
-        first.rootfs.origin,
-        show_unions(graph, first.externals, first.rootfs.origin),
+        origin,
+        show_unions(graph, first.externals, origin),
         at=RESTORE_ROOT,
-        driver=(driver, new_upper(choices, facts.container.id, driver)) if driver else None,
+        driver=(choices.driver or origin.driver, upper) if upper else None,
         externals=first.externals,
         mountpoints=inside,
         files=[(file, where.of(file.path)) for file in manifest.files],

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mountcr.criu.options import CgroupMode
 from mountcr.model import Record
 from mountcr.paths import KPath, join
+
+if TYPE_CHECKING:
+    from mountcr.model import Stack
 
 __all__ = ["CACHE", "IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices", "new_upper"]
 
@@ -50,6 +53,13 @@ class Choices(Record, frozen=True, kw_only=True):
     dumped: tuple[str, ...] = ()
 
 
-def new_upper(choices: Choices, container: str, driver: str) -> KPath:
-    """Say where the new writable layer of a container lies that comes back on another driver."""
+def new_upper(choices: Choices, container: str, stack: Stack) -> KPath | None:
+    """
+    Say where the new writable layer of a container lies, None when it goes on with its own.
+
+    It needs one on another driver, or where one is asked for.
+    """
+    driver = choices.driver or stack.driver
+    if choices.readonly or (driver == stack.driver and choices.upper is None):
+        return None
     return choices.upper or join(STATE, f"{container}.{driver}")

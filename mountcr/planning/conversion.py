@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from mountcr import paths
 from mountcr.driver import get_driver
-from mountcr.model import Stack, StoredLayer, SurveyedLayer
+from mountcr.model import Stack, StoredLayer
 from mountcr.planning.choices import CACHE
 from mountcr.planning.steps import Convert, Copy, Directory, EmptyLayer, Step
+from mountcr.target import SurveyedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

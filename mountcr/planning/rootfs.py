@@ -20,9 +20,10 @@ from mountcr.planning.volatile import marker_steps
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mountcr.model import Container, SurveyedLayer
+    from mountcr.model import Container
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
+    from mountcr.target import SurveyedLayer
 
 __all__ = ["find_stack", "holders", "plan_rootfs", "read_only"]
 
@@ -78,11 +79,11 @@ def plan_rootfs(
     origin = stack
     driver = get_driver(choices.driver or stack.driver)
     existing = _existing(stack, host)
+    upper = new_upper(choices, container, stack)
     if choices.readonly:
         steps = [_bind(existing, at)] if existing else read_only(stack, at)
         steps.append(Attributes(at=at, attributes=("ro",), because="asked for"))
-    elif driver.name != stack.driver or choices.upper:
-        upper = new_upper(choices, container, driver.name)
+    elif upper:
         stack, preparation = convert(stack, driver, upper, surveyed or {})
         steps = [*preparation, *driver.assemble(stack, at)]
     elif existing:

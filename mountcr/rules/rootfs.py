@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from mountcr.aufsopts import options_of
 from mountcr.model import Severity
 from mountcr.paths import ROOT, KPath
+from mountcr.planning.choices import new_upper
 from mountcr.planning.rootfs import holders
 from mountcr.rules import Found
 from mountcr.rules.conditions import chroot_of
@@ -146,6 +147,15 @@ def _without_xattrs(context: Context) -> Iterator[Found]:
         yield Found("/", f"it was on {stack.driver}")
 
 
+def _taken_upper(context: Context) -> Iterator[Found]:
+    """M15."""
+    stack, target = context.stack, context.target
+    if stack is not None and target is not None and target.upper is not None:
+        upper = new_upper(context.choices, context.facts.container.id, stack)
+        if upper:
+            yield Found(upper, f"a {target.upper.type}")
+
+
 def _unseen(context: Context) -> Iterator[Found]:
     """M8."""
     for each in context.facts.unseen:
@@ -163,4 +173,5 @@ PREDICATES: Final = {
     "M12": _several_uppers,
     "M13": _without_xattrs,
     "M14": _without_open_tree,
+    "M15": _taken_upper,
 }

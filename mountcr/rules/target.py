@@ -12,9 +12,10 @@ from mountcr.rules import Found
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mountcr.model import PathStat, TargetFile
+    from mountcr.model import PathStat
     from mountcr.planning.files import NamedFile
     from mountcr.rules import Context
+    from mountcr.target import TargetFile
 
 __all__ = ["PREDICATES"]
 

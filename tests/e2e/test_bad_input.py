@@ -329,6 +329,18 @@ def test_upper_is_in_use(place: Place, images: Path) -> None:
     place.restore(images)
 
 
+@pytest.mark.parametrize("words", [("--driver", "vfs"), ("--driver", "overlay"), ()])
+def test_new_upper_is_there(place: Place, images: Path, words: tuple[str, ...]) -> None:
+    """A new writable layer never goes into what is there already, and the way out is named."""
+    upper = place.directory("new", "mine")
+    for command in (("restore", images), ("rebuild", images, "--at", place.root)):
+        said = complaint(place.mountcr(*command, *words, "--upper", upper), 4)
+        assert str(upper) in said
+        assert "--upper" in said.splitlines()[1]
+    assert os.listdir(upper) == ["mine"]
+    assert place.processes() == []
+
+
 def test_restored_twice(place: Place, images: Path) -> None:
     """While a container runs that was restored, its layers are not given to another one."""
     pid = place.restore(images)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from mountcr.model import Holder
+    from mountcr.target import Holder
 
 pytestmark = pytest.mark.requires("overlay")
 

@@ -22,13 +22,14 @@ from mountcr.aufsopts import AufsOptions, Branch, format_options
 from mountcr.cli import main
 from mountcr.driver import get_driver, recognise
 from mountcr.graph.tree import MountTree
-from mountcr.model import Facts, InodeType, PathStat, Target
+from mountcr.model import Facts, InodeType, PathStat
 from mountcr.observation.aufs import branches_in_sysfs
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
 from mountcr.planning.rootfs import plan_rootfs
 from mountcr.planning.steps import Aufs, Bind, Overlay, Propagation
+from mountcr.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

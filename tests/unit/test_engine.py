@@ -15,11 +15,12 @@ import pytest
 import builders
 from mountcr.graph import MountGraph
 from mountcr.graph.compat import older_engine_fails
-from mountcr.model import Capabilities, Criu, Target
+from mountcr.model import Capabilities, Criu
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
 from mountcr.planning.steps import Propagation
+from mountcr.target import Target
 
 if TYPE_CHECKING:
     from mountcr.model import Facts

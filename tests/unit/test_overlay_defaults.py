@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 import builders
-from mountcr.model import Host, Target
+from mountcr.model import Host
 from mountcr.overlayopts import default_options, explicit_options, is_volatile, unmet_options
 from mountcr.planning.planner import make_plan
 from mountcr.planning.steps import Overlay, VolatileMarker
+from mountcr.target import Target
 
 OLD = {"redirect_dir": "N", "redirect_max": "256"}
 USUAL = {

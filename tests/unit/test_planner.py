@@ -16,12 +16,13 @@ import pytest
 import builders
 from mountcr.criu.options import CgroupMode
 from mountcr.graph import MountGraph
-from mountcr.model import Criu, Facts, InodeType, PathStat, Target
+from mountcr.model import Criu, Facts, InodeType, PathStat
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan, needed_mountpoints
 from mountcr.planning.records import Plan
 from mountcr.planning.steps import Mountpoint, Propagation
+from mountcr.target import Target
 
 if TYPE_CHECKING:
     from pathlib import Path

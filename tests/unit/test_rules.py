@@ -16,18 +16,7 @@ import msgspec
 import pytest
 
 import builders
-from mountcr.model import (
-    Capabilities,
-    FileKind,
-    Holder,
-    InodeType,
-    OpenFile,
-    PathStat,
-    Severity,
-    Target,
-    TargetFile,
-    Unseen,
-)
+from mountcr.model import Capabilities, FileKind, InodeType, OpenFile, PathStat, Severity, Unseen
 from mountcr.overlayopts import parse_options
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
@@ -35,6 +24,7 @@ from mountcr.planning.files import NamedFile
 from mountcr.planning.planner import make_plan
 from mountcr.rules import predicates
 from mountcr.rules.table import Rule, table
+from mountcr.target import Holder, Target, TargetFile
 
 if TYPE_CHECKING:
     from mountcr.model import Facts, Finding
@@ -475,6 +465,9 @@ CASES: Final = (
         with_mounts(),
         target(host=with_features(with_mounts(), open_tree=False).host),
         choices=Choices(driver="fuse-overlayfs", upper=KPath("/new")),
+    ),
+    Case(
+        "M15", "/new", with_mounts(), target(upper=DIRECTORY), choices=Choices(upper=KPath("/new"))
     ),
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): None}),
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): FILE}),

@@ -23,8 +23,6 @@ from mountcr.model import (
     OpenFile,
     PathStat,
     Severity,
-    Target,
-    TargetFile,
     Task,
 )
 from mountcr.paths import KPath
@@ -33,6 +31,7 @@ from mountcr.planning.files import NamedFile
 from mountcr.planning.planner import make_plan
 from mountcr.rules import versions
 from mountcr.rules.table import table
+from mountcr.target import Target, TargetFile
 from unit import test_rules
 from unit.test_rules import (
     BIND,
