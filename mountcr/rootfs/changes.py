@@ -94,6 +94,8 @@ class _Walk:
         self._below = below
         self._links = _Links()
         self._lent: set[bytes] = set()
+        self._brought: dict[tuple[int, int], bytes] = {}
+        self._given: set[bytes] = set()
 
     def directory(
         self, path: bytes, part: Part | None = None, *, alone: bool = False
@@ -140,11 +142,20 @@ class _Walk:
         elif top.redirect is not None or self._reaches_further(path, parts):
             hides = self._below is None or bool(self._below.parts(path))
             yield Entry(path, top.inode, opaque=hides and not alone)
-            yield from _everything(self._view, path, self._links)
+            yield from self._bring(path)
         else:
             opaque = not alone and self._is_opaque(path, parts)
             yield Entry(path, top.inode, opaque=opaque)
             yield from self.directory(path, alone=alone or opaque)
+
+    def _bring(self, path: bytes) -> Iterator[Entry]:
+        """Give all that shows in a directory, and keep in mind what has other names elsewhere."""
+        for entry in _everything(self._view, path, self._links):
+            inode = entry.inode
+            if inode and not inode.is_directory and inode.nlink > 1:
+                self._brought.setdefault(inode.identity, entry.link or entry.path)
+                self._given.add(entry.path)
+            yield entry
 
     def _reaches_further(self, path: bytes, parts: tuple[Part, ...]) -> bool:
         """Tell whether a directory merges with one that does not show without it."""
@@ -160,19 +171,34 @@ class _Walk:
         return len(parts) == 1 and bool(self._below.parts(path))
 
     def aliases(self) -> Iterator[Entry]:
-        """Give the hard links that are still below of files whose other name was changed."""
-        links = self._view.changed_links()
-        if self._below is None or not links:
+        """
+        Give the names below of files that are in the layer now, and hard links of theirs.
+
+        A file of which another name was changed is that one now; one that came along with a
+        directory that was moved still has its other names.
+        """
+        changed = self._view.changed_links()
+        if self._below is None or not (changed or self._brought):
             return
         for entry in everything(self._below):
-            first = links.get(entry.inode.identity) if entry.inode else None
-            if first is None or entry.path == first:
+            if entry.inode is None or entry.path in self._given:
                 continue
-            parts = self._view.parts(entry.path)
-            inode = self._view.inode(first)
-            if parts and inode and (parts[0].layer > 0 or parts[0].path != entry.path):
-                yield from self._parents(entry.path)
-                yield Entry(entry.path, inode, link=first)
+            identity = entry.inode.identity
+            first = changed.get(identity)
+            if first is None:
+                first = self._brought.get(identity)
+                shown = self._view.inode(entry.path) if first is not None else None
+                if shown is None or shown.identity != identity:
+                    continue
+            if first is not None and entry.path != first:
+                yield from self._alias(entry.path, first)
+
+    def _alias(self, path: bytes, first: bytes) -> Iterator[Entry]:
+        parts = self._view.parts(path)
+        inode = self._view.inode(first)
+        if parts and inode and (parts[0].layer > 0 or parts[0].path != path):
+            yield from self._parents(path)
+            yield Entry(path, inode, link=first)
 
     def _parents(self, path: bytes) -> Iterator[Entry]:
         """Give the directories that a path lies in and that the layer does not have itself."""

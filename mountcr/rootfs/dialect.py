@@ -32,7 +32,8 @@ class Listing(NamedTuple):
     What a layer says of a directory: names that it has, and names below that it removes.
 
     A name can be in both: it is then there, and hides what lies below as if it were opaque.
-    `passed` are directories that the layer does not have, but removes names in.
+    `passed` are directories that the layer does not have, but removes names in; it may have
+    something else of that name.
     """
 
     names: Mapping[bytes, InodeType]

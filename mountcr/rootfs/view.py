@@ -152,17 +152,16 @@ class View:
                 break
             listing = self.listing(parent)
             path = join(parent.path, name)
-            if name not in listing.names:
-                if name in listing.removed:
-                    break
-                if name in listing.passed:
-                    passed.append((parent.layer, path))
-                continue
-            marked = self.layers[parent.layer].inode(path)
+            if name in listing.passed:
+                passed.append((parent.layer, path))
+            there = name in listing.names
+            marked = self.layers[parent.layer].inode(path) if there else None
             if marked is None:
-                break
+                if there or name in listing.removed:
+                    break
+                continue
             if found and not _continues(found[-1].marked, marked):
-                if marked.blocks:
+                if marked.blocks or name in listing.removed:
                     break
                 continue
             if marked.inode.is_directory:

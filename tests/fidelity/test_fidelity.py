@@ -83,6 +83,18 @@ def test_no_path_differs(source: str, first: int) -> None:
     assert sum(map(is_held, outcomes)) > BATCH // 2
 
 
+@pytest.mark.parametrize("source", DRIVERS)
+def test_no_path_differs_in_rare_containers(source: str) -> None:
+    """
+    Hard links of what moved in a lower layer, and marks beside what a directory above hides.
+
+    None of the seeds above has them.
+    """
+    outcomes = [judge(generate(seed), source) for seed in (90, 112, 130, 395, 406)]
+    failed = [wrong(each) for each in outcomes if not each.right]
+    assert not failed, "\n\n".join(failed)
+
+
 @pytest.mark.requires("fuse-overlayfs")
 @pytest.mark.parametrize("first", [0, 8])
 def test_no_path_differs_coming_from_fuse_overlayfs(first: int) -> None:

@@ -126,8 +126,8 @@ def build(recipe: Recipe, source: str, base: bytes) -> Source:
         written = [base + b"/layer%d" % n for n, each in enumerate(recipe.layers) if each.merged]
         for each in (*written, base + b"/upper"):
             _mark_aufs_root(each)
-        for each in directories:
-            _to_aufs(each)
+        for number, each in enumerate(directories, 1):
+            _to_aufs(each, directories[number:])
     stack = Stack(
         driver=driver,
         lowers=tuple(encode(each) for each in below),
@@ -308,8 +308,12 @@ def _mark_aufs_root(branch: bytes) -> None:
     os.utime(branch, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def _to_aufs(branch: bytes) -> None:
-    """Put the marks of an overlay layer into AUFS's spelling, leaving all else as it is."""
+def _to_aufs(branch: bytes, lowers: Sequence[bytes]) -> None:
+    """
+    Put the marks of an overlay layer into AUFS's spelling, leaving all else as it is.
+
+    A directory on what is none needs a mark there, as AUFS would make one.
+    """
     base = branch + b"/.wh..wh.aufs"
     done: set[int] = set()  # a hard link is done by its first name
     for directory, _, _ in os.walk(branch, topdown=False):
@@ -325,10 +329,37 @@ def _to_aufs(branch: bytes) -> None:
                 _strip(path)
         if directory == branch:
             _strip(directory)
-        elif _xattr(directory, b"trusted.overlay.opaque") == b"y":
-            os.removexattr(directory, b"trusted.overlay.opaque")
+        elif _xattr(directory, b"trusted.overlay.opaque") == b"y" or _covers(
+            directory.removeprefix(branch), lowers
+        ):
+            with contextlib.suppress(OSError):
+                os.removexattr(directory, b"trusted.overlay.opaque")
             _whiteout(base, directory + b"/.wh..wh..opq")
         os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _covers(path: bytes, lowers: Sequence[bytes]) -> bool:
+    """Tell whether what lies next below a directory is something else, and no whiteout."""
+    for lower in lowers:
+        status = _next_below(lower, path)
+        if status is not None:
+            is_whiteout = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+            return not is_whiteout and not stat.S_ISDIR(status.st_mode)
+    return False
+
+
+def _next_below(lower: bytes, path: bytes) -> os.stat_result | None:
+    """Give what a layer has at a path, or instead of one of the directories that lead there."""
+    status = None
+    for name in path.strip(b"/").split(b"/"):
+        lower += b"/" + name
+        try:
+            status = os.lstat(lower)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            break
+    return status
 
 
 def _whiteout(base: bytes, path: bytes) -> None:

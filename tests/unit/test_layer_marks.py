@@ -155,6 +155,19 @@ def test_an_indexed_file_stands_for_its_hard_links() -> None:
     assert [(each.path, each.link) for each in links] == [(b"a", b"b"), (b"c/d", b"b")]
 
 
+def test_a_file_that_moved_with_its_directory_keeps_its_other_names() -> None:
+    """Those that stay below are hard links of it in the layer that moved the directory."""
+    below = MemoryTree({b"d/one": (file(), b"1"), b"d/two": (file(), b"2")})
+    below.link(b"else/where", b"d/one")
+    moved = msgspec.structs.replace(directory(), xattrs={KPath("trusted.overlay.redirect"): b"/d"})
+    upper = MemoryTree({b"d": DEVICE, b"e": moved})
+    shown = view(OVERLAY, upper, below)
+    found = {each.path: each for each in changes(shown.layers[0], shown.below())}
+    assert found[b"else/where"].link == b"e/one"
+    assert found[b"e/two"].link is None
+    assert list(found) == [b"", b"d", b"e", b"e/one", b"e/two", b"else", b"else/where"]
+
+
 @pytest.mark.parametrize(
     ("dialect", "inode"),
     [
@@ -290,6 +303,24 @@ def test_whiteouts_of_unionfs(meta: bytes) -> None:
     ]
     alone = list(changes(UNIONFS.layer(upper), None))
     assert [each.path for each in alone] == [b"", b"d/one", b"f"]
+
+
+@pytest.mark.parametrize(
+    "mark", [b".unionfs/d/one_HIDDEN~", b".unionfs/d_HIDDEN~"], ids=["inside", "whole"]
+)
+def test_whiteouts_beside_what_is_passed_over(mark: bytes) -> None:
+    """A file that a directory above hides has marks for what lies in the directories below it."""
+    middle = MemoryTree({b"d": (file(), b"none"), mark: file()})
+    top = MemoryTree({b"d": directory()})
+    assert b"d/one" not in names(UNIONFS, top, middle, BELOW)
+    assert (b"d/two" in names(UNIONFS, top, middle, BELOW)) == (b"one" in mark)
+    assert foreign_path(UNIONFS.layer(middle), OVERLAY) is not None
+
+
+def test_a_whiteout_beside_what_is_passed_over_by_aufs() -> None:
+    """It hides what is in its own branch and below."""
+    middle = MemoryTree({b"d": (file(), b"none"), b".wh.d": file()})
+    assert names(AUFS, MemoryTree({b"d": directory()}), middle, BELOW) == [b"", b"d", b"f"]
 
 
 def test_a_directory_that_is_there_and_hidden() -> None:

@@ -80,7 +80,8 @@ class UnionfsFuseLayer:
                         passed.add(name)
                     else:
                         _refuse_stray(join(where, name))
-        return Listing(names, frozenset(removed), frozenset(passed - removed - names.keys()))
+        there = {name for name, kind in names.items() if kind is InodeType.DIRECTORY}
+        return Listing(names, frozenset(removed), frozenset(passed - removed - there))
 
     def inode(self, path: bytes) -> Marked | None:
         """Give the inode; a directory is opaque that is there and hidden."""
