@@ -38,8 +38,9 @@ def changes(layer: Layer, below: View | None, *, writable: bool = True) -> Itera
     layers = (layer, *(below.layers if below else ()))
     view = View(layers, below.data if below else (), writable=writable)
     walk = _Walk(view, below)
-    root = view.parts(b"")[0]
-    yield Entry(b"", root.marked.inode)
+    root = view.parts(b"")[0].marked
+    # with what lies below, an opaque root is spelled as all that it hides: few dialects have one
+    yield Entry(b"", root.inode, opaque=root.opaque and below is None)
     yield from walk.directory(b"")
     yield from walk.aliases()
 
@@ -101,14 +102,18 @@ class _Walk:
         self, path: bytes, part: Part | None = None, *, alone: bool = False
     ) -> Iterator[Entry]:
         """Give what the layer says of the names in a directory; `alone`, below which is nothing."""
-        listing = self._view.listing(part or self._view.parts(path)[0])
-        for name in sorted(listing.names.keys() | listing.removed | listing.passed):
+        part = part or self._view.parts(path)[0]
+        listing = self._view.listing(part)
+        removed = listing.removed
+        if not path and part.marked.opaque and self._below is not None:
+            removed |= self._below.entries(b"").keys()
+        for name in sorted(listing.names.keys() | removed | listing.passed):
             child = join(path, name)
             if name in listing.names:
                 yield from self._child(child, alone=alone)
             elif alone:
                 continue
-            elif name in listing.removed:
+            elif name in removed:
                 yield from self._removed(child)
             else:
                 yield from self._passed(child)

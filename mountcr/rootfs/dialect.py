@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
-from mountcr.errors import UsageError
+from mountcr.errors import RefusedError, UsageError
 from mountcr.plugins import offered
 
 if TYPE_CHECKING:
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from mountcr.rootfs.inode import Inode
     from mountcr.rootfs.tree import Tree
 
-__all__ = ["Dialect", "Entry", "Layer", "Listing", "Marked", "Raw", "dialects", "get_dialect"]
+__all__ = [
+    "Dialect",
+    "Entry",
+    "Layer",
+    "Listing",
+    "Marked",
+    "Raw",
+    "dialects",
+    "get_dialect",
+    "refuse_opaque_root",
+]
 
 GROUP: Final = "mountcr.dialects"
 
@@ -174,3 +184,10 @@ def get_dialect(name: str) -> Dialect:
         msg = f"no dialect of layers is called {name!r}"
         raise UsageError(msg, hint=f"dialects: {', '.join(sorted(known))}")
     return known[name]
+
+
+def refuse_opaque_root(entry: Entry, dialect: str) -> None:
+    """Raise RefusedError for a root that shows nothing from below, which few dialects can say."""
+    if entry.opaque and not entry.path:
+        msg = f"the root of the layer hides all that lies below, which {dialect} cannot say"
+        raise RefusedError(msg, hint="name the layers below, so that each name is hidden: --lower")

@@ -139,10 +139,15 @@ class View:
         return found
 
     def _roots(self, start: int) -> tuple[Part, ...]:
-        """Give the roots, which merge whatever they are marked with."""
-        numbered = range(start, len(self.layers))
-        roots = ((number, self.layers[number].inode(b"")) for number in numbered)
-        return tuple(Part(number, b"", root) for number, root in roots if root)
+        """Give the roots, down to one that is opaque to its dialect."""
+        found: list[Part] = []
+        for number in range(start, len(self.layers)):
+            root = self.layers[number].inode(b"")
+            if root is not None:
+                found.append(Part(number, b"", root))
+            if root is not None and root.opaque:
+                break
+        return tuple(found)
 
     def _child(self, parents: tuple[Part, ...], name: bytes, start: int) -> tuple[Part, ...]:
         found: list[Part] = []

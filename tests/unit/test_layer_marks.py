@@ -286,6 +286,48 @@ def test_a_directory_below_what_is_none(dialect: Dialect) -> None:
     assert names(OVERLAY, again, between, BELOW) == names(dialect, upper, between, BELOW)
 
 
+# --- Roots ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dialect", "root"),
+    [
+        (FUSE, {b"": with_xattrs(directory(), "trusted.overlay.opaque")}),
+        (FUSE, {b".wh..wh..opq": FIFO}),
+        (get_dialect("oci"), {b".wh..wh..opq": file()}),
+    ],
+)
+@pytest.mark.parametrize("to", [OVERLAY, USER, AUFS, UNIONFS, CLASSIC, FUSE, get_dialect("oci")])
+def test_an_opaque_root(dialect: Dialect, root: dict[bytes, Inode], to: Dialect) -> None:
+    """It hides everything below; elsewhere each name is hidden, or it is refused."""
+    upper = MemoryTree({**root, b"d/new": file()})
+    shown = View([dialect.layer(upper), Vfs().layer(BELOW)])
+    assert sorted(everything_in(shown)) == [b"", b"d", b"d/new"]
+    written = MemoryTree().write(to, changes(shown.layers[0], shown.below()))
+    assert sorted(everything_in(View([to.layer(written), Vfs().layer(BELOW)]))) == [
+        *(b"", b"d", b"d/new")
+    ]
+    alone = list(changes(dialect.layer(upper), None))
+    assert alone[0].opaque
+    if to in {FUSE, get_dialect("oci")}:
+        again = MemoryTree().write(to, alone)
+        assert names(to, again, BELOW) == [b"", b"d", b"d/new"]
+    else:
+        with pytest.raises(RefusedError, match="root of the layer") as caught:
+            MemoryTree().write(to, alone)
+        assert "--lower" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("dialect", [OVERLAY, AUFS, UNIONFS, CLASSIC])
+def test_a_root_that_looks_opaque(dialect: Dialect) -> None:
+    """Those that do not ask at the root merge it all the same."""
+    marks = {
+        b"": with_xattrs(directory(), "trusted.overlay.opaque"),
+        b".wh..wh..opq" if dialect is AUFS else b"x": file(),
+    }
+    assert b"f" in names(dialect, MemoryTree(marks), BELOW)
+
+
 # --- unionfs-fuse ---------------------------------------------------------------------------------
 
 

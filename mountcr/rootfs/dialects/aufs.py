@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
-from mountcr.rootfs.dialect import Listing, Marked, Raw
+from mountcr.rootfs.dialect import Listing, Marked, Raw, refuse_opaque_root
 from mountcr.rootfs.dialects import wh
 from mountcr.rootfs.inode import Inode
 from mountcr.rootfs.tree import join, shown
@@ -113,6 +113,7 @@ class Aufs:
         AUFS makes a file of its own (`link_or_create_wh()`), and so may the writer.
         """
         wh.refuse_mark(entry.path, self.name)
+        refuse_opaque_root(entry, self.name)
         if entry.path == _NUMBERS:
             msg = f"{shown(entry.path)} has the name of a file that AUFS itself keeps there"
             raise RefusedError(msg, hint="choose another driver")

@@ -118,7 +118,7 @@ class FuseOverlayfsLayer:
         if stored is None or is_whiteout_device(stored):
             return None
         opaque = False
-        if stored.is_directory and path:
+        if stored.is_directory:
             opaque = any(stored.xattrs.get(name) == b"y" for name in _OPAQUE) or (
                 self.tree.inode(join(path, wh.OPAQUE)) is not None
             )

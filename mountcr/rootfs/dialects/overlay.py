@@ -20,7 +20,7 @@ import msgspec
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
 from mountcr.paths import KPath, decode
-from mountcr.rootfs.dialect import Listing, Marked, Raw
+from mountcr.rootfs.dialect import Listing, Marked, Raw, refuse_opaque_root
 from mountcr.rootfs.inode import Inode
 from mountcr.rootfs.tree import join, shown
 
@@ -88,7 +88,8 @@ class OverlayLayer:
             return None
         if not any(name.startswith(self._own) for name in stored.xattrs):
             return Marked(stored)
-        opaque = stored.is_directory and self._mark(stored, "opaque") == b"y"
+        # nobody looks at a mark of the root
+        opaque = bool(path) and stored.is_directory and self._mark(stored, "opaque") == b"y"
         metacopy = stored.is_file and self._mark(stored, "metacopy") is not None
         # `origin` of the root is what index=on leaves: there may be files with `nlink`
         linked = self._mark(stored, "nlink" if path else "origin") is not None
@@ -180,9 +181,11 @@ class Overlay:
         """
         Spell an entry.
 
-        Raises RefusedError for a device that is a whiteout, and for an attribute that cannot be
-        escaped: its name gets too long, or its inode can have no `user.` attributes (xattr(7)).
+        Raises RefusedError for a device that is a whiteout, for an opaque root, and for what is an
+        attribute that cannot be escaped: its name gets too long, or its inode can have no `user.`
+        attributes (xattr(7)).
         """
+        refuse_opaque_root(entry, self.name)
         if entry.inode is None:
             return (Raw(entry.path, WHITEOUT),)
         if is_whiteout_device(entry.inode):

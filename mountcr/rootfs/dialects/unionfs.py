@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
-from mountcr.rootfs.dialect import Listing, Marked, Raw
+from mountcr.rootfs.dialect import Listing, Marked, Raw, refuse_opaque_root
 from mountcr.rootfs.dialects import wh
 from mountcr.rootfs.inode import Inode
 from mountcr.rootfs.tree import join, shown
@@ -66,6 +66,7 @@ class ClassicUnionfs:
     def encode(self, entry: Entry) -> Iterable[Raw]:
         """Spell an entry. Raises RefusedError for names that would be marks."""
         wh.refuse_mark(entry.path, self.name)
+        refuse_opaque_root(entry, self.name)
         if entry.inode is None:
             mark = wh.whiteout(entry.path, self.name)
             if mark.rpartition(b"/")[2] == _OPAQUE:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
-from mountcr.rootfs.dialect import Listing, Marked, Raw
+from mountcr.rootfs.dialect import Listing, Marked, Raw, refuse_opaque_root
 from mountcr.rootfs.dialects.wh import MOST
 from mountcr.rootfs.inode import Inode
 from mountcr.rootfs.tree import join, shown
@@ -136,6 +136,7 @@ class UnionfsFuse:
         if name.endswith(_SUFFIX) or entry.path in _META:
             msg = f"{shown(entry.path)} would be a mark of unionfs-fuse"
             raise RefusedError(msg, hint="choose a driver without such marks, as overlay or vfs")
+        refuse_opaque_root(entry, self.name)
         if entry.inode is None:
             return (Raw(self._mark(entry.path), _HIDDEN_NAME),)
         content = entry.inode.is_file and entry.link is None
