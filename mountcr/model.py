@@ -307,10 +307,15 @@ class Stack(Record, frozen=True, kw_only=True):
 
 
 class StoredLayer(Record, frozen=True, kw_only=True):
-    """A directory of a stack, and the dialect that its marks are in (`mountcr.rootfs.dialect`)."""
+    """
+    A directory of a stack, and the dialect that its marks are in (`mountcr.rootfs.dialect`).
+
+    `index` is where overlayfs keeps changed files of it that may have no name there, if it does.
+    """
 
     path: KPath
     dialect: str
+    index: KPath | None = None
 
 
 class Container(Record, frozen=True, kw_only=True):

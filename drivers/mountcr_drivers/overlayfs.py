@@ -22,6 +22,9 @@ __all__ = ["OverlayFS"]
 _NOT_OURS: Final = frozenset({"rw", "ro", "uuid=on", "seclabel"})
 """Options that are flags, or that a fresh upper turns on by itself and a later mount does not."""
 
+_INDEXING: Final = frozenset({"index=on", "nfs_export=on"})
+"""With either of them the kernel keeps an index in the work directory (overlayfs.rst)."""
+
 
 class OverlayFS:
     """The driver of `overlay` mounts, whoever made them and in whatever spelling."""
@@ -58,7 +61,12 @@ class OverlayFS:
     def layers(self, stack: Stack) -> tuple[StoredLayer, ...]:
         """Read them by the attributes of `userxattr`, or by the trusted ones."""
         dialect = "overlay-user" if "userxattr" in stack.options else "overlay"
-        return tuple(StoredLayer(path=each, dialect=dialect) for each in stack.directories)
+        indexed = not _INDEXING.isdisjoint(stack.options) and stack.upper and stack.work
+        index = paths.join(stack.work, "index") if indexed and stack.work else None
+        return tuple(
+            StoredLayer(path=each, dialect=dialect, index=index if each == stack.upper else None)
+            for each in stack.directories
+        )
 
     def stack(
         self,

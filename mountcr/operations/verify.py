@@ -94,7 +94,10 @@ def _compare(recorded: Fingerprint, *, quick: bool) -> Iterator[Difference]:
     yield from differences(
         recorded,
         fingerprints.take(
-            [StoredLayer(path=each.path, dialect=each.dialect) for each in recorded.layers],
+            [
+                StoredLayer(path=each.path, dialect=each.dialect, index=each.index)
+                for each in recorded.layers
+            ],
             [each.path for each in recorded.data],
             extent=recorded.extent,
             contents=not quick and any(map(_has_contents, wanted)),

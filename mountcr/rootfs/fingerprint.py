@@ -104,7 +104,7 @@ class LayerFingerprint(Record, frozen=True, kw_only=True):
 
     `identity` is that of the directory, `metadata` that of all it changes of the layers below
     without contents, `digest` that with contents (`mountcr.rootfs.digests`). `changes` are those of
-    the writable layer.
+    the writable layer, `index` is that of its `StoredLayer`.
     """
 
     path: KPath
@@ -113,6 +113,7 @@ class LayerFingerprint(Record, frozen=True, kw_only=True):
     metadata: str = ""
     digest: str = ""
     changes: tuple[Change, ...] | None = None
+    index: KPath | None = None
 
 
 class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -162,7 +163,8 @@ def take(
         below = view
         for layer, where in zip(view.layers[:whole], layers, strict=False):
             below = below.below()
-            found.append(_taken(where, changes(layer, below), below, contents, not found))
+            entries = changes(layer, below, writable=not found)
+            found.append(_taken(where, entries, below, contents, not found))
     found += map(_identified, layers[whole:])
     if extent is Extent.ALL:
         return Fingerprint(
@@ -202,7 +204,12 @@ def identity(path: KPath) -> str:
 
 
 def _identified(layer: StoredLayer) -> LayerFingerprint:
-    return LayerFingerprint(path=layer.path, dialect=layer.dialect, identity=identity(layer.path))
+    return LayerFingerprint(
+        path=layer.path,
+        dialect=layer.dialect,
+        index=layer.index,
+        identity=identity(layer.path),
+    )
 
 
 def _alone(layer: StoredLayer, contents: bool) -> LayerFingerprint:

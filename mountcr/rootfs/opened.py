@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
+from mountcr.paths import decode
 from mountcr.rootfs.dialect import get_dialect
+from mountcr.rootfs.index import with_index
 from mountcr.rootfs.tree import Directories, DirectoryTree
 from mountcr.rootfs.view import View
 
@@ -32,5 +35,10 @@ def opened(layers: Iterable[StoredLayer], data: Iterable[KPath] = ()) -> Generat
         def tree(path: KPath) -> DirectoryTree:
             return stack.enter_context(DirectoryTree(path, directories))
 
+        layers = tuple(layers)
         read = [get_dialect(layer.dialect).layer(tree(layer.path)) for layer in layers]
-        yield View(read, [tree(path) for path in data])
+        view = View(read, [tree(path) for path in data])
+        index = layers[0].index if layers else None
+        if index and os.path.isdir(decode(index)):
+            view = with_index(view, get_dialect(layers[0].dialect).layer(tree(index)))
+        yield view

@@ -222,7 +222,10 @@ class View:
 
 
 def _linked_files(layer: Layer, directory: bytes) -> Iterator[tuple[bytes, Marked]]:
-    for name, kind in layer.listing(directory).names.items():
+    listing = layer.listing(directory)
+    for name in listing.passed:
+        yield from _linked_files(layer, join(directory, name))
+    for name, kind in listing.names.items():
         path = join(directory, name)
         if kind is InodeType.DIRECTORY:
             yield from _linked_files(layer, path)

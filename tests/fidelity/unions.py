@@ -44,8 +44,7 @@ _OVERLAY: Final = {
 }
 """Variants of overlay, and the options that make each."""
 
-_COMMON: Final = ("overlay-plain", "overlay-metacopy", "overlay-userxattr")
-"""What engines mount. With index=on, a hard link that only the index knows is lost."""
+_VARIANTS: Final = tuple(_OVERLAY)
 
 SOURCES: Final = ("overlay", *_OVERLAY, "unionfs", "fuse-overlayfs", "vfs", "aufs")
 """What a source can be; `overlay` is one of its variants, by the seed."""
@@ -88,7 +87,7 @@ def layers_of(stack: Stack) -> _Layers:
 
 def variant(source: str, seed: int) -> str:
     """Say which variant of a source a seed means."""
-    return _COMMON[seed % len(_COMMON)] if source == "overlay" else source
+    return _VARIANTS[seed % len(_VARIANTS)] if source == "overlay" else source
 
 
 def build(recipe: Recipe, source: str, base: bytes) -> Source:
