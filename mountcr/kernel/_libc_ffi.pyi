@@ -35,6 +35,7 @@ class Statmount(CData):
     sb_magic: int
     sb_flags: int
     fs_type: int
+    mnt_opts: int
     mnt_id: int
     mnt_parent_id: int
     mnt_id_old: int

@@ -23,8 +23,9 @@ from mountcr import mountinfo
 from mountcr.errors import CapabilityError, StepError
 from mountcr.interrupts import held_back
 from mountcr.kernel import syscalls
+from mountcr.kernel.identity import unique_mount_id
 from mountcr.overlayopts import OverlayOptions, format_options, parse_options, unmet_options
-from mountcr.paths import KPath, decode, encode
+from mountcr.paths import KPath, decode, encode, from_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +42,9 @@ _TRY_NEXT: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errn
 """What a kernel answers that lacks a rung; seccomp filters of engines say EPERM."""
 
 _LAYER_HINT: Final = "the image was removed since the dump; pull it again, by digest"
+
+_ROOM: Final = 1 << 18
+"""Bytes for the options of a mount: 500 layers of common length take half of it."""
 
 _PARAMETERS: Final = "/sys/module/overlay/parameters"
 
@@ -346,7 +350,25 @@ def _compare(at: KPath, given: _Given, wanted: OverlayOptions) -> None:
 
 
 def _shown(root: int) -> OverlayOptions:
-    """Give what mountinfo shows of a mount, found by its id and not by where it is."""
+    """Give what the kernel shows of a mount, found by its id and not by where it is."""
+    told = _told(root)
+    return _in_mountinfo(root) if told is None else parse_options(from_line(told))
+
+
+def _told(root: int) -> bytes | None:
+    """
+    Ask for the options of one mount; None before Linux 6.11.
+
+    mountinfo has them too, but the kernel writes a long line anew for each page of it.
+    """
+    with contextlib.suppress(OSError):
+        unique = unique_mount_id(b"", root)
+        if unique:
+            return syscalls.statmount(unique, syscalls.STATMOUNT_MNT_OPTS, _ROOM).mnt_opts
+    return None
+
+
+def _in_mountinfo(root: int) -> OverlayOptions:
     with open(f"/proc/thread-self/fdinfo/{root}", "rb") as file:
         (identity,) = (line.split()[1] for line in file if line.startswith(b"mnt_id:"))
     with open("/proc/thread-self/mountinfo", "rb", buffering=0) as table:

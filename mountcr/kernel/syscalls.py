@@ -39,7 +39,8 @@ __all__ = [
     "MS_REMOUNT", "MS_SHARED", "MS_SLAVE", "MS_STRICTATIME", "MS_SYNCHRONOUS", "MS_UNBINDABLE",
     "OPEN_TREE_CLOEXEC", "OPEN_TREE_CLONE", "RESOLVE_BENEATH", "RESOLVE_IN_ROOT",
     "RESOLVE_NO_MAGICLINKS", "RESOLVE_NO_SYMLINKS", "RESOLVE_NO_XDEV", "STATMOUNT_FS_TYPE",
-    "STATMOUNT_MNT_BASIC", "STATMOUNT_MNT_POINT", "STATMOUNT_MNT_ROOT", "STATMOUNT_SB_BASIC",
+    "STATMOUNT_MNT_BASIC", "STATMOUNT_MNT_OPTS", "STATMOUNT_MNT_POINT", "STATMOUNT_MNT_ROOT",
+    "STATMOUNT_SB_BASIC",
     "UMOUNT_NOFOLLOW", "StatMount", "fsconfig_create", "fsconfig_fd", "fsconfig_flag",
     "fsconfig_string", "fscontext_messages", "fsmount", "fsopen", "listmount", "mount",
     "mount_setattr", "move_mount", "open_tree", "openat2", "pidfd_getfd", "pivot_root",
@@ -120,6 +121,7 @@ STATMOUNT_MNT_BASIC: Final = 0x02
 STATMOUNT_MNT_ROOT: Final = 0x08
 STATMOUNT_MNT_POINT: Final = 0x10
 STATMOUNT_FS_TYPE: Final = 0x20
+STATMOUNT_MNT_OPTS: Final = 0x80
 LSMT_ROOT: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 # include/uapi/linux/openat2.h
@@ -394,7 +396,8 @@ class StatMount(NamedTuple):
     `mask` says which groups the kernel filled in: numbers of the others are 0, strings None.
     `mnt_id` and `mnt_parent_id` are unique until reboot, the `_old` ones are those of mountinfo.
     `mnt_root` and `mnt_point` are the bytes themselves, without mountinfo's escapes; `mnt_point`
-    is relative to the caller's root.
+    is relative to the caller's root. `mnt_opts` are the options of the superblock as mountinfo has
+    them, without `ro` and `rw` (Linux 6.11).
     """
 
     mask: int
@@ -413,6 +416,7 @@ class StatMount(NamedTuple):
     mnt_root: bytes | None
     mnt_point: bytes | None
     fs_type: bytes | None
+    mnt_opts: bytes | None
 
 
 def _mount_request(mount_id: int, param: int) -> CData:
@@ -420,16 +424,16 @@ def _mount_request(mount_id: int, param: int) -> CData:
     return ffi.new("struct mnt_id_req *", {"size": size, "mnt_id": mount_id, "param": param})
 
 
-def statmount(mount_id: int, mask: int) -> StatMount:
+def statmount(mount_id: int, mask: int, size: int = _STATMOUNT_SIZE) -> StatMount:
     """
     `statmount(2)` of a unique mount id; ENOSYS before Linux 6.8.
 
-    `mask` is made of STATMOUNT_*. ENOENT for an id that is not in the caller's mount namespace;
-    newer kernels answer EINVAL to the small ids of mountinfo. EPERM for a mount outside the
-    caller's root, without CAP_SYS_ADMIN.
+    `mask` is made of STATMOUNT_*; `size` is how many bytes of memory the kernel is offered at
+    first, which it fills in one go if they are enough. ENOENT for an id that is not in the caller's
+    mount namespace; newer kernels answer EINVAL to the small ids of mountinfo. EPERM for a mount
+    outside the caller's root, without CAP_SYS_ADMIN.
     """
     request = _mount_request(mount_id, mask)
-    size = _STATMOUNT_SIZE
     while True:
         memory = ffi.new("char[]", size)
         returned = _syscall(_SYS_statmount, request, memory, size, 0)
@@ -460,6 +464,7 @@ def statmount(mount_id: int, mask: int) -> StatMount:
         mnt_root=string(STATMOUNT_MNT_ROOT, found.mnt_root),
         mnt_point=string(STATMOUNT_MNT_POINT, found.mnt_point),
         fs_type=string(STATMOUNT_FS_TYPE, found.fs_type),
+        mnt_opts=string(STATMOUNT_MNT_OPTS, found.mnt_opts),
     )
 
 

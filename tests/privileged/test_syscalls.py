@@ -17,6 +17,8 @@ import pytest
 
 from mountcr.kernel import syscalls
 from mountcr.kernel._libc_ffi import ffi
+from mountcr.overlayopts import OverlayOptions, format_options
+from mountcr.paths import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -451,6 +453,27 @@ def test_statmount_tells_what_was_asked(place: bytes) -> None:
     assert told.mnt_propagation == syscalls.MS_SHARED
     assert told.mnt_peer_group > 0
     assert told.mnt_master == 0
+
+
+def test_statmount_and_mountinfo_have_the_same_options(place: bytes) -> None:
+    """Escapes included; only whether it may be written into is told elsewhere."""
+    needs("statmount", "listmount")
+    syscalls.mount(b"none", place, b"tmpfs", 0)
+    names = [place + b"/" + name for name in (b"l,o\\w:e r", b"low\n\xfe", b"up", b"work", b"at")]
+    for name in names:
+        os.mkdir(name)
+    above, below, upper, work, at = map(encode, names)
+    options = OverlayOptions(lowers=(above, below), upper=upper, work=work)
+    syscalls.mount(b"overlay", decode(at), b"overlay", 0, format_options(options))
+    newest = syscalls.listmount()[-1]
+    wanted = syscalls.STATMOUNT_MNT_BASIC | syscalls.STATMOUNT_MNT_OPTS
+    told = syscalls.statmount(newest, wanted, 600)  # too few bytes at first
+    if not told.mask & syscalls.STATMOUNT_MNT_OPTS:
+        pytest.skip("before Linux 6.11 there are no options in it")
+    with open("/proc/self/mountinfo", "rb") as file:
+        (line,) = (line for line in file if line.startswith(b"%d " % told.mnt_id_old))
+    assert told.mnt_opts is not None
+    assert line.split(b" - overlay overlay ")[1].rstrip(b"\n") == b"rw," + told.mnt_opts
 
 
 def test_statmount_of_long_paths(place: bytes) -> None:
