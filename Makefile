@@ -21,7 +21,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help: ## show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  variables: DRIVER=overlay|vfs for demo, PYTEST='-k word' for test, PYTHON=python3.12,"
+	@echo "  variables: DRIVER=vfs (or unionfs, …) for demo, PYTEST='-k word' for test, PYTHON=python3.12,"
 	@echo "  MOUNTCR_PREFIX=$${MOUNTCR_PREFIX:-/opt/mountcr}, MOUNTCR_REQUIRE=all (see CONTRIBUTING.md)"
 
 .PHONY: demo
