@@ -6,15 +6,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from typing import TYPE_CHECKING
 
-from mountcr import journal, mountinfo, paths
+from mountcr import journal, paths
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.aufs import mount_aufs
 from mountcr.kernel.overlay import mount_overlay
+from mountcr.kernel.removal import remove_tree
 from mountcr.kernel.volatile import remove_marker
-from mountcr.paths import ROOT, KPath, decode, encode
+from mountcr.paths import ROOT, KPath, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,17 +139,8 @@ class LiveKernel:
         write_nothing(layers, into, to)
 
     def remove_tree(self, path: KPath) -> None:
-        """
-        Remove a directory with everything in it.
-
-        With a mount inside it fails with EBUSY, and nothing was removed.
-        """
-        parent, name = os.path.split(decode(path))
-        real = encode(os.path.join(os.path.realpath(parent), name))
-        for mount in mountinfo.read():
-            if paths.is_beneath(mount.mountpoint, real):
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mount.mountpoint)
-        shutil.rmtree(decode(path))
+        """Remove a directory with everything in it, unless something is mounted there."""
+        remove_tree(path)
 
     def remove_marker(self, path: KPath, identity: str) -> bool:
         """Remove the marker of a volatile overlay, if it is the one of that identity."""

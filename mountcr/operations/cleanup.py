@@ -19,8 +19,9 @@ import msgspec
 from mountcr import journal, procstat
 from mountcr.errors import PrivilegeError
 from mountcr.interrupts import held_back
+from mountcr.kernel.removal import remove_tree
 from mountcr.model import Record
-from mountcr.operations.leftovers import Leftovers, remove_tree
+from mountcr.operations.leftovers import Leftovers
 from mountcr.paths import decode, encode, join
 from mountcr.planning.choices import CACHE, STATE
 

@@ -9,7 +9,6 @@ by a word that nobody else has. What somebody uses by now, or has put elsewhere,
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -22,9 +21,9 @@ from mountcr.interrupts import held_back
 from mountcr.journal import Attaching, ControlGroup, Images, Made, Making, Mounting, Processes
 from mountcr.kernel.identity import identify, unique_mount_id
 from mountcr.kernel.live import LiveKernel
+from mountcr.kernel.removal import remove_tree
 from mountcr.operations.usage import users_of
 from mountcr.paths import decode, is_beneath
-from mountcr.rootfs.partial import remove_tree as remove_tree_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from mountcr.model import Mount
     from mountcr.paths import KPath
 
-__all__ = ["Leftovers", "recorded", "remove_tree"]
+__all__ = ["Leftovers", "recorded"]
 
 _WRITTEN: Final = frozenset({manifest.MANIFEST.encode(), manifest.DESCRIPTORS.encode()})
 
@@ -216,23 +215,6 @@ class Leftovers:
     def _end(self, line: Processes) -> None:
         for pid in _having(line.token):
             self._do(f"{line.what}, pid {pid}", partial(_kill, pid))
-
-
-def remove_tree(path: KPath) -> None:
-    """
-    Remove a directory with everything in it.
-
-    With a mount inside it fails with EBUSY, and nothing was removed. Raises OSError.
-    """
-    for mount in mountinfo.read():
-        if is_beneath(mount.mountpoint, path):
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mount.mountpoint)
-    above, name = os.path.split(decode(path))
-    parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_tree_in(parent, name)
-    finally:
-        os.close(parent)
 
 
 def _at(at: KPath) -> list[Mount]:

@@ -12,18 +12,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from mountcr import journal
 from mountcr.kernel import syscalls
+from mountcr.kernel.removal import remove_beneath
 from mountcr.paths import KPath, decode, encode
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["SUFFIX", "Partial", "is_abandoned", "remove_tree"]
+__all__ = ["SUFFIX", "Partial", "is_abandoned"]
 
 SUFFIX: Final = ".mountcr-partial"
 """How the name of every unfinished directory ends; it begins with a dot."""
@@ -73,7 +73,7 @@ class Partial:
         """Close, and remove the directory unless it is complete."""
         try:
             if not self._completed:
-                remove_tree(self._parent, self._partial)
+                remove_beneath(self._parent, self._partial)
         finally:
             os.close(self.fd)
             os.close(self._parent)
@@ -107,7 +107,7 @@ class Partial:
         except FileExistsError:
             if not is_abandoned(self._parent, self._partial):
                 raise _exists(self.path) from None
-            remove_tree(self._parent, self._partial)
+            remove_beneath(self._parent, self._partial)
             os.mkdir(self._partial, 0o700, dir_fd=self._parent)
         self.fd = os.open(self._partial, _DIRECTORY, dir_fd=self._parent)
         try:
@@ -138,45 +138,3 @@ def is_abandoned(parent: int, name: bytes) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def remove_tree(parent: int, name: bytes) -> None:
-    """
-    Remove a directory in an open one with all that is in it, at any depth; fine if it is gone.
-
-    Follows no symbolic link, enters no other file system. Raises OSError, EBUSY at a mountpoint.
-    """
-    try:
-        top = os.open(name, _DIRECTORY, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    device = os.fstat(top).st_dev
-    stack: list[tuple[int, list[tuple[bytes, bool]], bytes]] = [(top, _listed(top), name)]
-    try:
-        while stack:
-            fd, left, called = stack[-1]
-            if not left:
-                stack.pop()
-                os.close(fd)
-                os.rmdir(called, dir_fd=stack[-1][0] if stack else parent)
-                continue
-            child, is_directory = left.pop()
-            if not is_directory:
-                os.unlink(child, dir_fd=fd)
-                continue
-            below = os.open(child, _DIRECTORY, dir_fd=fd)
-            if os.fstat(below).st_dev != device:
-                os.close(below)
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), os.fsdecode(child))
-            stack.append((below, _listed(below), child))
-    finally:
-        for fd, _, _ in stack:
-            os.close(fd)
-
-
-def _listed(fd: int) -> list[tuple[bytes, bool]]:
-    """Give what is in a directory, and whether it is one, after making it one's own."""
-    if stat.S_IMODE(os.fstat(fd).st_mode) & 0o700 != 0o700:  # noqa: PLR2004 - rwx
-        os.fchmod(fd, 0o700)
-    with os.scandir(fd) as found:
-        return [(os.fsencode(each.name), each.is_dir(follow_symlinks=False)) for each in found]
