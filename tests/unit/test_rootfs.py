@@ -101,9 +101,10 @@ def test_read_only_writes_into_no_layer() -> None:
     assert attributes.attributes == ("ro",)
 
 
-def stored(*directories: str, dialect: str = "overlay") -> tuple[StoredLayer, ...]:
-    """Layers of one dialect, top first."""
-    return tuple(StoredLayer(path=KPath(each), dialect=dialect) for each in directories)
+def stored(*directories: str, dialect: str = "overlay", index: str = "") -> tuple[StoredLayer, ...]:
+    """Layers of one dialect, top first; that is the one with an index, if any."""
+    top, *others = (StoredLayer(path=KPath(each), dialect=dialect) for each in directories)
+    return (msgspec.structs.replace(top, index=KPath(index)) if index else top, *others)
 
 
 def test_a_copy_on_another_driver() -> None:
@@ -112,7 +113,7 @@ def test_a_copy_on_another_driver() -> None:
     copy, bind = rootfs.steps
     assert isinstance(copy, Copy)
     assert isinstance(bind, Bind)
-    assert copy.layers == stored("/u", "/l2", "/l1")
+    assert copy.layers == stored("/u", "/l2", "/l1", index="/w/index")
     assert copy.into == bind.source == f"{STATE}/web.vfs"
     assert (rootfs.driver, rootfs.upper, rootfs.origin) == ("vfs", f"{STATE}/web.vfs", STACK)
 
@@ -123,7 +124,8 @@ def test_another_upper_gets_the_changes() -> None:
     assert isinstance(upper, Convert)
     assert isinstance(work, Directory)
     assert isinstance(overlay, Overlay)
-    assert (upper.layers, upper.into, upper.to) == (stored("/u", "/l2", "/l1"), "/new", "overlay")
+    assert upper.layers == stored("/u", "/l2", "/l1", index="/w/index")
+    assert (upper.into, upper.to) == ("/new", "overlay")
     assert not upper.shared
     assert (overlay.upper, overlay.lowers) == ("/new", ("/l2", "/l1"))
     assert work.path == overlay.work != overlay.upper
