@@ -31,17 +31,13 @@ class Driver(Protocol):
     """
     A storage driver.
 
-    A `flat` driver has no union: its root file
-    system is one directory that holds everything.
+    A `flat` driver has no union: its root file system is one directory that holds everything.
+    `dialect` is the one in which it writes layers, unless a stack says otherwise.
     """
 
     name: ClassVar[str]
     flat: ClassVar[bool]
-
-    @property
-    def dialect(self) -> str:
-        """The dialect in which it writes layers; one of a program depends on its version."""
-        ...
+    dialect: ClassVar[str]
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:
         """

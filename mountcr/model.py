@@ -107,7 +107,8 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     Of a union whose branches mountinfo does not tell, `branches` are they, `path=permission` as
     sysfs has them (AUFS: /sys/fs/aufs/si_*/br*, in the order of their numbers), then `xino=path`
     for where it keeps inode numbers, and `layers=file` if an engine's file told. `server` is the
-    command line of the FUSE server, word by word, whose relative paths begin at `server_cwd`.
+    command line of the FUSE server, word by word, whose relative paths begin at `server_cwd`, and
+    `dialect` the marks that it writes, where the version of the program decides.
     `layers` are those of an overlay by their paths on the host, where mountinfo shows others.
     """
 
@@ -129,6 +130,7 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     branches: tuple[KPath, ...] = ()
     server: tuple[KPath, ...] = ()
     server_cwd: KPath | None = None
+    dialect: str = ""
     layers: FoundLayers | None = None
 
     def _tag(self, name: str) -> int:
@@ -286,7 +288,8 @@ class Stack(Record, frozen=True, kw_only=True):
     vfs it is the one directory there is. `data` are overlay's data-only layers, below the lowers.
     `options` are the driver's own (overlay: index, xino, …). `permissions` are what AUFS does with
     each of the `directories`, in their order: `rw`, `ro+wh`, `ro` (whiteouts in it are ignored), …
-    `volatile` is known of an overlay that omitted syncs, and left a marker in its work directory.
+    `dialect` is that of the layers, where the version of a program decides. `volatile` is known of
+    an overlay that omitted syncs, and left a marker in its work directory.
     `provenance` says who told: a file and its field, or the mount.
     """
 
@@ -297,6 +300,7 @@ class Stack(Record, frozen=True, kw_only=True):
     work: KPath | None = None
     options: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
+    dialect: str = ""
     volatile: Volatile | None = None
     provenance: tuple[str, ...] = ()
 

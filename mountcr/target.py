@@ -10,7 +10,7 @@ from __future__ import annotations
 from mountcr.model import Host, MountNamespace, PathStat, Record
 from mountcr.paths import KPath
 
-__all__ = ["Holder", "SurveyedLayer", "Target", "TargetFile"]
+__all__ = ["Holder", "Survey", "SurveyedLayer", "Target", "TargetFile"]
 
 
 class SurveyedLayer(Record, frozen=True, kw_only=True):
@@ -25,6 +25,18 @@ class SurveyedLayer(Record, frozen=True, kw_only=True):
     foreign: KPath | None = None
     digest: str = ""
     dev: str = ""
+
+
+class Survey(Record, frozen=True, kw_only=True):
+    """
+    What a driver needs to know of a host to take over a stack.
+
+    `layers` are the lower ones, looked at, and where new ones will be; `dialect` the marks that it
+    writes here, empty where no version of a program decides.
+    """
+
+    layers: dict[KPath, SurveyedLayer] = {}
+    dialect: str = ""
 
 
 class TargetFile(Record, frozen=True, kw_only=True):
@@ -69,8 +81,8 @@ class Target(Record, frozen=True, kw_only=True):
 
     `elsewhere` are the unions in other mount namespaces of the host, each with a pid that is in
     one, and `holders` the mounts anywhere that have our writable layer. `upper` is what lies where
-    a new writable layer shall be made. `layers` and `sources` are paths of the host, `surveyed` the
-    layers that another driver would have to read, `mountpoints` and `files` paths of the container,
+    a new writable layer shall be made. `layers` and `sources` are paths of the host, `survey` is
+    for the driver that mounts the root, `mountpoints` and `files` are paths of the container,
     looked at in its root file system; None where nothing is there.
     """
 
@@ -79,7 +91,7 @@ class Target(Record, frozen=True, kw_only=True):
     holders: tuple[Holder, ...] = ()
     upper: PathStat | None = None
     layers: dict[KPath, PathStat | None] = {}
-    surveyed: dict[KPath, SurveyedLayer] = {}
+    survey: Survey = Survey()
     sources: dict[KPath, PathStat | None] = {}
     mountpoints: dict[KPath, PathStat | None] = {}
     files: tuple[TargetFile, ...] = ()

@@ -28,7 +28,7 @@ class AUFS:
     """The driver of `aufs` mounts, of Docker's and anybody's."""
 
     name: ClassVar[str] = "aufs"
-    dialect = "aufs"
+    dialect: ClassVar[str] = "aufs"
     flat: ClassVar[bool] = False
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:

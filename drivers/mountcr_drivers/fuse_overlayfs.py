@@ -42,7 +42,7 @@ class FuseOverlayFS:
     """
 
     name: ClassVar[str] = "fuse-overlayfs"
-    dialect = "fuse-overlayfs"
+    dialect: ClassVar[str] = "fuse-overlayfs"
     flat: ClassVar[bool] = False
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:

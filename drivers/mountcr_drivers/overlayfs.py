@@ -30,7 +30,7 @@ class OverlayFS:
     """The driver of `overlay` mounts, whoever made them and in whatever spelling."""
 
     name: ClassVar[str] = "overlay"
-    dialect = "overlay"
+    dialect: ClassVar[str] = "overlay"
     flat: ClassVar[bool] = False
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:  # noqa: ARG002

@@ -18,7 +18,6 @@ from mountcr.fuseopts import (
     parse_branches,
     parse_command,
 )
-from mountcr.kernel.programs import unionfs_dialect
 from mountcr.model import Stack, StoredLayer
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import FuseUnion, Step
@@ -51,12 +50,8 @@ class UnionFS:
     """The driver of unionfs-fuse mounts, whoever started the server."""
 
     name: ClassVar[str] = "unionfs"
+    dialect: ClassVar[str] = "unionfs"
     flat: ClassVar[bool] = False
-
-    @property
-    def dialect(self) -> str:
-        """The name of the marks that the program on this host writes, which its version says."""
-        return unionfs_dialect()
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:
         """
@@ -80,12 +75,14 @@ class UnionFS:
             upper=layers[0] if writable else None,
             lowers=layers[1:] if writable else layers,
             options=_kept(command),
+            dialect=mount.dialect,
             provenance=(f"command line of the server of mount {mount.id} at {mount.mountpoint}",),
         )
 
     def layers(self, stack: Stack) -> tuple[StoredLayer, ...]:
-        """Read them by the marks of any version."""
-        return tuple(StoredLayer(path=each, dialect=self.dialect) for each in stack.directories)
+        """Read them by the marks of any version, and write them by those of the stack's."""
+        dialect = stack.dialect or self.dialect
+        return tuple(StoredLayer(path=each, dialect=dialect) for each in stack.directories)
 
     def stack(
         self,
@@ -166,7 +163,7 @@ class ClassicUnionFS:
     """
 
     name: ClassVar[str] = "unionfs-classic"
-    dialect = "unionfs-classic"
+    dialect: ClassVar[str] = "unionfs-classic"
     flat: ClassVar[bool] = False
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:

@@ -29,7 +29,7 @@ class VFS:
     """The driver of root file systems that are a plain directory."""
 
     name: ClassVar[str] = "vfs"
-    dialect = "vfs"
+    dialect: ClassVar[str] = "vfs"
     flat: ClassVar[bool] = True
 
     def recognise(self, mount: Mount, host: MountTree) -> Stack | None:

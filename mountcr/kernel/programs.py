@@ -9,9 +9,14 @@ from typing import Final
 
 from mountcr.programs import find_program
 
-__all__ = ["dialect_of", "unionfs_dialect"]
+__all__ = ["dialect_of", "unionfs_dialect", "written_dialect"]
 
 _VERSION: Final = re.compile(rb"unionfs-fuse version:? *([0-9]+)\.([0-9]+)")
+
+
+def written_dialect(driver: str) -> str:
+    """Give the name of the marks that a driver writes here; empty where no version decides."""
+    return unionfs_dialect() if driver == "unionfs" else ""
 
 
 @functools.cache

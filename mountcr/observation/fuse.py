@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr import mountinfo, paths
+from mountcr.kernel.programs import unionfs_dialect
 from mountcr.kernel.servers import Server, all_servers
 from mountcr.paths import KPath, encode
 
@@ -27,6 +28,9 @@ __all__ = ["FUSE_UNIONS", "FuseServers", "server_of", "with_servers_of_all"]
 
 FUSE_UNIONS: Final = frozenset({"fuse.unionfs", "fuse.unionfs-fuse", "fuse.fuse-overlayfs"})
 """The types of unions, which come from the names of the programs."""
+
+
+_UNIONFS: Final = FUSE_UNIONS - {"fuse.fuse-overlayfs"}
 
 
 class FuseServers:
@@ -43,7 +47,12 @@ class FuseServers:
         server = self.find(mount.dev)
         if server is None:
             return mount
-        return msgspec.structs.replace(mount, server=server.words, server_cwd=_cwd(server.pid))
+        return msgspec.structs.replace(
+            mount,
+            server=server.words,
+            server_cwd=_cwd(server.pid),
+            dialect=unionfs_dialect() if mount.fstype in _UNIONFS else "",
+        )
 
     def find(self, dev: str) -> Server | None:
         """Give the server of a superblock by its device; None where it is not to be found."""

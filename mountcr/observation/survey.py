@@ -11,24 +11,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mountcr.driver import get_driver
+from mountcr.kernel.programs import written_dialect
 from mountcr.observation.stats import look
 from mountcr.paths import ROOT, decode, parent
 from mountcr.planning.choices import CACHE
+from mountcr.planning.conversion import is_foreign
 from mountcr.rootfs.changes import changes
 from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.foreign import foreign_path
 from mountcr.rootfs.opened import opened
 from mountcr.rootfs.tree import shown
-from mountcr.target import SurveyedLayer
+from mountcr.target import Survey, SurveyedLayer
 
 if TYPE_CHECKING:
     from mountcr.model import Stack
     from mountcr.paths import KPath
+    from mountcr.rootfs.dialect import Dialect
 
 __all__ = ["survey"]
 
 
-def survey(stack: Stack, driver: str, upper: KPath) -> dict[KPath, SurveyedLayer]:
+def survey(stack: Stack, driver: str, upper: KPath) -> Survey:
     """
     Survey the lower layers of a stack for a driver that would read them where they lie.
 
@@ -36,13 +39,19 @@ def survey(stack: Stack, driver: str, upper: KPath) -> dict[KPath, SurveyedLayer
     will be, and the cache are looked at as well. Raises OSError naming a layer that cannot be read,
     UsageError for an unknown driver.
     """
+    other = get_driver(driver)
+    dialect = written_dialect(driver)
+    if other.flat or not is_foreign(stack, other, dialect):
+        return Survey(dialect=dialect)
+    found = {place: SurveyedLayer(dev=_device(place)) for place in (upper, CACHE)}
+    found |= _layers(stack, get_dialect(dialect or other.dialect))
+    return Survey(layers=found, dialect=dialect)
+
+
+def _layers(stack: Stack, target: Dialect) -> dict[KPath, SurveyedLayer]:
     from mountcr.rootfs.fingerprint import layer_digest  # what most restores have no use for
 
-    other = get_driver(driver)
-    if other.flat or other.name == stack.driver:
-        return {}
-    target = get_dialect(other.dialect)
-    found = {place: SurveyedLayer(dev=_device(place)) for place in (upper, CACHE)}
+    found: dict[KPath, SurveyedLayer] = {}
     layers = get_driver(stack.driver).layers(stack)
     with opened(layers, stack.data) as view:
         below = view

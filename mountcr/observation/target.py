@@ -19,6 +19,7 @@ from mountcr.errors import MountcrError
 from mountcr.execute import applied
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
+from mountcr.kernel.programs import written_dialect
 from mountcr.model import PathStat
 from mountcr.observation.elf import build_id
 from mountcr.observation.elsewhere import unions_elsewhere
@@ -30,7 +31,7 @@ from mountcr.paths import KPath, decode
 from mountcr.planning.unions import directories_on_host
 from mountcr.rootfs.inode import TYPE_BITS
 from mountcr.rootfs.opened import opened
-from mountcr.target import Target, TargetFile
+from mountcr.target import Survey, Target, TargetFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,7 +93,7 @@ def observe_target(
     return msgspec.structs.replace(
         target,
         upper=look(decode(driver[1])) if driver else None,
-        surveyed=survey(stack, *driver) if driver else {},
+        survey=survey(stack, *driver) if driver else Survey(dialect=written_dialect(stack.driver)),
         mountpoints=places,
         files=tuple(found),
     )

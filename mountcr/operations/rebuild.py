@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr import journal, mountinfo
+from mountcr.driver import get_driver
 from mountcr.errors import LeftBehindError, PrivilegeError, RefusedError, StepError, UsageError
 from mountcr.execute import applied
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.private import in_private_namespace
+from mountcr.kernel.programs import written_dialect
 from mountcr.kernel.servers import is_attached, wait
 from mountcr.model import InodeType, Record
 from mountcr.observation.aufs import with_branches_of_all
@@ -35,6 +37,7 @@ from mountcr.operations.locks import held
 from mountcr.operations.refusal import refuse
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, new_upper
+from mountcr.planning.conversion import is_foreign
 from mountcr.planning.rootfs import holders, plan_rootfs
 from mountcr.planning.steps import (
     Attributes,
@@ -97,7 +100,10 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
         msg = f"the new writable layer {upper} is there already"
         hint = "it may hold what somebody wrote: name another one with --upper, or remove it"
         raise RefusedError(msg, hint=hint)
-    surveyed = survey(origin, plan.choices.driver or origin.driver, upper) if upper else None
+    if not upper and is_foreign(origin, get_driver(origin.driver), written_dialect(origin.driver)):
+        msg = f"{origin.driver} keeps its marks elsewhere on this host than in these layers"
+        raise RefusedError(msg, hint="have them converted: --upper DIR, or another --driver")
+    found = survey(origin, plan.choices.driver or origin.driver, upper) if upper else None
     return plan_rootfs(
         origin,
         at,
@@ -105,7 +111,7 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
         plan.choices,
         container=container,
         root=None,
-        surveyed=surveyed,
+        survey=found,
         boot=journal.boot_id(),
     )
 

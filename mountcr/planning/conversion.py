@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mountcr import paths
 from mountcr.driver import get_driver
 from mountcr.model import Stack, StoredLayer
@@ -23,21 +25,31 @@ if TYPE_CHECKING:
 
     from mountcr.driver import Driver
     from mountcr.paths import KPath
+    from mountcr.target import Survey
 
-__all__ = ["convert"]
+__all__ = ["convert", "is_foreign"]
 
 _UNKNOWN = SurveyedLayer(foreign=paths.ROOT, digest="DIGEST")
 """Stands for a layer that nobody has looked at, in a plan that is only looked at."""
 
 
-def convert(
-    stack: Stack, driver: Driver, upper: KPath, surveyed: Mapping[KPath, SurveyedLayer]
-) -> tuple[Stack, list[Step]]:
+def is_foreign(stack: Stack, driver: Driver, dialect: str) -> bool:
+    """
+    Tell whether the marks of a stack are none that a driver reads.
+
+    `dialect` is what it writes on the host, empty where no version of a program decides.
+    """
+    other_version = stack.dialect != dialect and bool(stack.dialect and dialect)
+    return stack.driver != driver.name or other_version
+
+
+def convert(stack: Stack, driver: Driver, upper: KPath, survey: Survey) -> tuple[Stack, list[Step]]:
     """
     Give the stack of a driver that shows what a stack of any driver does, and the steps for it.
 
-    `upper` is a directory that is not there yet. `surveyed` tells of the lower layers.
+    `upper` is a directory that is not there yet. `survey` tells of the host and the lower layers.
     """
+    surveyed = survey.layers
     origin = get_driver(stack.driver)
     layers = origin.layers(stack)
     if driver.flat:
@@ -48,13 +60,15 @@ def convert(
     lowers: list[KPath] = []
     writable = layers[:1] if stack.upper and stack.lowers else ()
     for number in range(len(writable), len(layers)):
-        path, step = _lower(layers[number:], stack, driver, surveyed)
+        path, step = _lower(layers[number:], stack, driver, survey)
         if path not in lowers:  # one that changes the same lies above it, and hides all of it
             lowers.append(path)
             steps += step
     converted = driver.stack(
         tuple(lowers), upper, origin=stack, together=_are_together((*lowers, upper), surveyed)
     )
+    if survey.dialect:
+        converted = msgspec.structs.replace(converted, dialect=survey.dialect)
     because = f"changes go to {upper}, the original is left alone"
     to = driver.layers(converted)[0].dialect
     if writable:
@@ -78,23 +92,24 @@ def _lower(
     layers: tuple[StoredLayer, ...],
     stack: Stack,
     driver: Driver,
-    surveyed: Mapping[KPath, SurveyedLayer],
+    survey: Survey,
 ) -> tuple[KPath, list[Step]]:
     """Give where the topmost of some layers is read from, and what puts it there."""
     path = layers[0].path
-    if stack.driver == driver.name:
+    if not is_foreign(stack, driver, survey.dialect):
         return path, []
-    found = surveyed.get(path, _UNKNOWN)
+    found = survey.layers.get(path, _UNKNOWN)
     if found.foreign is None:
         return path, []
-    into = paths.join(CACHE, f"{found.digest}.{driver.dialect}")
+    to = survey.dialect or driver.dialect
+    into = paths.join(CACHE, f"{found.digest}.{to}")
     where = paths.join(path, found.foreign)
     because = f"{driver.name} would not read {where} as {stack.driver} does"
     step = Convert(
         layers=layers,
         data=stack.data,
         into=into,
-        to=driver.dialect,
+        to=to,
         shared=True,
         because=because,
     )

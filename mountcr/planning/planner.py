@@ -207,7 +207,7 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
         case.choices,
         container=container.id,
         root=root,
-        surveyed=case.target.surveyed if case.target else None,
+        survey=case.target.survey if case.target else None,
         boot=(case.target.host if case.target else case.facts.host).boot,
     )
     if case.graph is None:

@@ -16,14 +16,14 @@ from mountcr.planning.conversion import convert
 from mountcr.planning.records import Rootfs
 from mountcr.planning.steps import Attributes, Bind, Propagation, Step
 from mountcr.planning.volatile import marker_steps
+from mountcr.target import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from mountcr.model import Container
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
-    from mountcr.target import SurveyedLayer
 
 __all__ = ["find_stack", "holders", "plan_rootfs", "read_only"]
 
@@ -65,14 +65,14 @@ def plan_rootfs(
     *,
     container: str,
     root: Mount | None,
-    surveyed: Mapping[KPath, SurveyedLayer] | None = None,
+    survey: Survey | None = None,
     boot: str = "",
 ) -> Rootfs:
     """
     Give the stack that will be mounted at `at` and the steps for it.
 
     The writable layer is used where it lies, unless another driver or another upper was asked
-    for; then its changes are taken over and the original is left alone. `surveyed` tells which
+    for; then its changes are taken over and the original is left alone. `survey` tells which
     lower layers another driver can use where they lie. `root` is the root mount as it was, whose
     attributes come back. `boot` is that of the host that mounts it (`Host.boot`).
     """
@@ -84,7 +84,7 @@ def plan_rootfs(
         steps = [_bind(existing, at)] if existing else read_only(stack, at)
         steps.append(Attributes(at=at, attributes=("ro",), because="asked for"))
     elif upper:
-        stack, preparation = convert(stack, driver, upper, surveyed or {})
+        stack, preparation = convert(stack, driver, upper, survey or Survey())
         steps = [*preparation, *driver.assemble(stack, at)]
     elif existing:
         steps = [_bind(existing, at)]

@@ -6,9 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr.aufsopts import options_of
+from mountcr.driver import get_driver
 from mountcr.model import Severity
 from mountcr.paths import ROOT, KPath
 from mountcr.planning.choices import new_upper
+from mountcr.planning.conversion import is_foreign
 from mountcr.planning.rootfs import holders
 from mountcr.rules import Found
 from mountcr.rules.conditions import chroot_of
@@ -156,6 +158,15 @@ def _taken_upper(context: Context) -> Iterator[Found]:
             yield Found(upper, f"a {target.upper.type}")
 
 
+def _other_marks(context: Context) -> Iterator[Found]:
+    """M16: of the layers that are used as they are."""
+    stack, target = context.stack, context.target
+    if stack is None or target is None or new_upper(context.choices, "", stack):
+        return
+    if is_foreign(stack, get_driver(stack.driver), target.survey.dialect):
+        yield Found("/", f"{target.survey.dialect} here, the layers are {stack.dialect}")
+
+
 def _unseen(context: Context) -> Iterator[Found]:
     """M8."""
     for each in context.facts.unseen:
@@ -174,4 +185,5 @@ PREDICATES: Final = {
     "M13": _without_xattrs,
     "M14": _without_open_tree,
     "M15": _taken_upper,
+    "M16": _other_marks,
 }

@@ -22,6 +22,7 @@ from fidelity import ground
 from fidelity.perform import perform
 from fidelity.recipe import Link
 from mountcr.kernel import syscalls
+from mountcr.kernel.programs import written_dialect
 from mountcr.model import Stack
 from mountcr.paths import decode, encode
 
@@ -133,6 +134,7 @@ def build(recipe: Recipe, source: str, base: bytes) -> Source:
         upper=encode(base + b"/upper"),
         work=encode(base + b"/work") if driver in {"overlay", "fuse-overlayfs"} else None,
         options=_OVERLAY.get(source, _OPTIONS.get(source, ())),
+        dialect=written_dialect(driver),
         provenance=("the harness made it",),
     )
     return Source(driver, stack, truth, tuple(fates), _done(changes, fates), _names(directories))

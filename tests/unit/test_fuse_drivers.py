@@ -11,7 +11,10 @@ from mountcr.errors import CapabilityError
 from mountcr.graph.tree import MountTree
 from mountcr.model import Mount, MountId, Stack
 from mountcr.paths import KPath, encode
-from mountcr.planning.steps import FuseUnion
+from mountcr.planning.choices import CACHE
+from mountcr.planning.conversion import convert
+from mountcr.planning.steps import Convert, FuseUnion
+from mountcr.target import Survey, SurveyedLayer
 
 NOWHERE = MountTree(())
 
@@ -73,6 +76,30 @@ def test_relative_branches() -> None:
 def test_a_unionfs_without_a_writable_branch() -> None:
     """All of them are lower."""
     assert layers(unionfs("/a=RO:/b")) == (None, ("/a", "/b"))
+
+
+def test_layers_of_another_version() -> None:
+    """
+    Where the program of this host keeps its marks elsewhere, lower layers are converted too.
+
+    The new writable layer is in its dialect; of the same version, lower layers are used in place.
+    """
+    found = mount("fuse.unionfs", "unionfs", "/up=RW:/lo", "/mnt")
+    stack = recognise(msgspec.structs.replace(found, dialect="unionfs-1.0"), NOWHERE)
+    assert stack is not None
+    driver = get_driver("unionfs")
+    assert [each.dialect for each in driver.layers(stack)] == ["unionfs-1.0"] * 2
+    marked = {KPath("/lo"): SurveyedLayer(foreign=KPath("/.unionfs-fuse"), digest="d16e57")}
+    survey = Survey(layers=marked, dialect="unionfs")
+    converted, (lower, upper) = convert(stack, driver, KPath("/new"), survey)
+    assert isinstance(lower, Convert)
+    assert isinstance(upper, Convert)
+    assert (lower.to, lower.shared, upper.to) == ("unionfs", True, "unionfs")
+    assert converted.lowers == (f"{CACHE}/d16e57.unionfs",)
+    assert converted.dialect == "unionfs"
+    same, (upper,) = convert(stack, driver, KPath("/new"), Survey(dialect="unionfs-1.0"))
+    assert isinstance(upper, Convert)
+    assert (same.lowers, upper.to) == (("/lo",), "unionfs-1.0")
 
 
 def test_a_writable_branch_below_a_readonly_one() -> None:

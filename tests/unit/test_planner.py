@@ -72,8 +72,10 @@ AUDIT = """
 
     sys.addaudithook(refuse)
     plan = make_plan(facts)
-    for choices in (Choices(driver="vfs"), Choices(readonly=True), Choices(upper="/new")):
+    for choices in (Choices(readonly=True), Choices(upper="/new")):
         make_plan(facts, choices)
+    for driver in ("overlay", "vfs", "aufs", "unionfs", "fuse-overlayfs"):
+        make_plan(facts, Choices(driver=driver))
     sys.stdout.write(plan.verdict)
 """
 

@@ -25,7 +25,7 @@ from mountcr.planning.steps import (
     Overlay,
     Propagation,
 )
-from mountcr.target import SurveyedLayer
+from mountcr.target import Survey, SurveyedLayer
 
 if TYPE_CHECKING:
     from mountcr.planning.records import Rootfs
@@ -56,7 +56,7 @@ def planned(
     host: MountTree = BARE,
     choices: Choices | None = None,
     root: str = "",
-    surveyed: dict[KPath, SurveyedLayer] | None = None,
+    survey: Survey | None = None,
 ) -> Rootfs:
     """The root file system of a container called web."""
     return plan_rootfs(
@@ -66,7 +66,7 @@ def planned(
         choices or Choices(),
         container="web",
         root=builders.mount(root) if root else None,
-        surveyed=surveyed,
+        survey=survey,
     )
 
 
@@ -142,15 +142,15 @@ def test_a_writable_layer_keeps_its_kind_of_attributes() -> None:
     assert rootfs.options == ("userxattr",)
 
 
-PLAIN = {KPath("/dir"): SurveyedLayer()}
-FOREIGN = {KPath("/dir"): SurveyedLayer(foreign=KPath("/.wh.x"), digest="d16e57")}
+PLAIN = Survey(layers={KPath("/dir"): SurveyedLayer()})
+FOREIGN = Survey(layers={KPath("/dir"): SurveyedLayer(foreign=KPath("/.wh.x"), digest="d16e57")})
 
 
 def test_a_plain_directory_as_an_overlay() -> None:
     """From vfs to overlay, the directory becomes the lower layer where it lies."""
     stack = Stack(driver="vfs", upper=KPath("/dir"))
     choices = Choices(driver="overlay", upper=KPath("/new"))
-    rootfs = planned(stack, choices=choices, surveyed=PLAIN)
+    rootfs = planned(stack, choices=choices, survey=PLAIN)
     assert (rootfs.driver, rootfs.layers, rootfs.upper) == ("overlay", ("/dir",), "/new")
     assert [type(step) for step in rootfs.steps] == [EmptyLayer, Directory, Overlay]
 
@@ -159,7 +159,7 @@ def test_a_lower_layer_that_would_be_misread_is_converted() -> None:
     """Into the cache, under the digest of what it changes; the step names what is misread."""
     stack = Stack(driver="vfs", upper=KPath("/dir"))
     choices = Choices(driver="overlay", upper=KPath("/new"))
-    rootfs = planned(stack, choices=choices, surveyed=FOREIGN)
+    rootfs = planned(stack, choices=choices, survey=FOREIGN)
     lower = rootfs.steps[0]
     assert isinstance(lower, Convert)
     assert (lower.into, lower.to, lower.shared) == (f"{CACHE}/d16e57.overlay", "overlay", True)

@@ -24,7 +24,7 @@ from mountcr.planning.files import NamedFile
 from mountcr.planning.planner import make_plan
 from mountcr.rules import predicates
 from mountcr.rules.table import Rule, table
-from mountcr.target import Holder, Target, TargetFile
+from mountcr.target import Holder, Survey, Target, TargetFile
 
 if TYPE_CHECKING:
     from mountcr.model import Facts, Finding
@@ -167,6 +167,15 @@ def on_aufs(*branches: str) -> Facts:
     """Facts of a container on AUFS, of which sysfs told the branches."""
     root, *others = with_mounts(root=AUFS).namespaces[0].mounts
     told = msgspec.structs.replace(root, branches=tuple(map(KPath, branches)))
+    return builders.facts((told, *others), HOST)
+
+
+def on_unionfs() -> Facts:
+    """Facts of a container on unionfs-fuse, of a version that is known."""
+    line = "10 5 0:50 / / rw - fuse.unionfs unionfs rw"
+    root, *others = with_mounts(root=line).namespaces[0].mounts
+    words = tuple(map(KPath, ("unionfs", "-o", "cow", "/u=RW:/l", "/m")))
+    told = msgspec.structs.replace(root, server=words, dialect="unionfs-1.0")
     return builders.facts((told, *others), HOST)
 
 
@@ -469,6 +478,7 @@ CASES: Final = (
     Case(
         "M15", "/new", with_mounts(), target(upper=DIRECTORY), choices=Choices(upper=KPath("/new"))
     ),
+    Case("M16", "/", on_unionfs(), target(survey=Survey(dialect="unionfs"))),
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): None}),
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): FILE}),
     restoring("M2", "/u", elsewhere=(ELSEWHERE,)),
