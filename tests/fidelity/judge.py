@@ -47,12 +47,12 @@ TARGETS: Final = ("overlay", "vfs", "unionfs", "aufs")
 
 class Allowed(NamedTuple):
     """
-    A refusal that is right: for a target, in words like these, where the container gives cause.
+    A refusal that is right: to or from a driver, in words like these, where there is cause for it.
 
     `cause` tells whether a name that some layer of the source has is one that cannot be held.
     """
 
-    target: str
+    driver: str
     words: str
     cause: Callable[[bytes], bool]
     reason: str
@@ -313,7 +313,7 @@ def _viewed(view: View, path: bytes) -> Iterator[tuple[bytes, tuple[Entry, tuple
 def _reason(target: str, refused: str, made: Source) -> str:
     """Say why a refusal is right; empty where it is not."""
     for each in ALLOWED:
-        named = each.target == target and re.search(each.words, refused)
+        named = each.driver in {target, made.driver} and re.search(each.words, refused)
         if named and any(map(each.cause, made.names)):
             return each.reason
     return ""
