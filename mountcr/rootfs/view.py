@@ -80,7 +80,7 @@ class View:
         return dict(sorted(found.items()))
 
     def inode(self, path: bytes) -> Inode | None:
-        """Give the inode that shows; None if nothing does."""
+        """Give the inode that shows; None if nothing does. Raises RefusedError as `parts` does."""
         parts = self.parts(path)
         return parts[0].marked.inode if parts else None
 
@@ -123,7 +123,8 @@ class View:
         Give what makes up a path in the layers from `start` on, top first; empty if nothing does.
 
         Of a directory these are the directories that merge; of anything else one inode, followed,
-        as long as its content is elsewhere, by those further below.
+        as long as its content is elsewhere, by those further below. Raises RefusedError naming a
+        directory that would merge with what a symbolic link leads to.
         """
         key = start, path
         found = self._parts.get(key)
@@ -168,6 +169,7 @@ class View:
             if found and not _continues(found[-1].marked, marked):
                 if marked.blocks or name in listing.removed:
                     break
+                _refuse_leading(path, marked)
                 continue
             if marked.inode.is_directory:
                 found += (Part(*at, Marked(marked.inode), borrowed=True) for at in passed)
@@ -245,6 +247,16 @@ def _files(tree: Tree, directory: bytes) -> Iterator[Inode]:
             inode = tree.inode(path)
             if inode is not None:
                 yield inode
+
+
+def _refuse_leading(path: bytes, marked: Marked) -> None:
+    """Refuse what only a file system that follows the link knows; it may lead out of the layers."""
+    if marked.leads:
+        link = f"a symbolic link to {marked.inode.target}"
+        msg = f"{shown(path)} is a directory over {link}, and shows what is there"
+        raise RefusedError(
+            msg, hint="remove the link from the lower layer, or hide it in the upper"
+        )
 
 
 def _continues(upper: Marked, lower: Marked) -> bool:

@@ -102,6 +102,12 @@ ALLOWED: Final = (
         "the name of a whiteout would have more than 255 bytes",
     ),
     Allowed(
+        "unionfs",
+        r"directory over a symbolic link",
+        lambda _: True,
+        "unionfs-fuse follows a link below a directory, out of the layers if it leads there",
+    ),
+    Allowed(
         "fuse-overlayfs",
         r"\.wh\.",
         _begins_with(b".wh."),

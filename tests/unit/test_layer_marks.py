@@ -365,6 +365,47 @@ def test_a_whiteout_beside_what_is_passed_over_by_aufs() -> None:
     assert names(AUFS, MemoryTree({b"d": directory()}), middle, BELOW) == [b"", b"d", b"f"]
 
 
+def symlink(target: str) -> Inode:
+    """A symbolic link."""
+    return Inode(type=InodeType.SYMLINK, mode=0o777, target=KPath(target))
+
+
+@pytest.mark.parametrize("target", ["d", "./d/", "x/../d", "/d", "../d", "again"])
+def test_a_directory_over_a_link_to_one(target: str) -> None:
+    """unionfs-fuse shows what is there, out of the layers too; it is refused by both names."""
+    middle = {b"e": symlink(target), b"again": symlink("d"), b"x": directory(), b"d/a": file()}
+    shown = view(UNIONFS, MemoryTree({b"e/b": file()}), MemoryTree(middle), BELOW)
+    with pytest.raises(RefusedError, match=f"/e is a directory over .* to {target}"):
+        everything_in(shown)
+    whiteout = {b"e/b": file(), b".unionfs/e_HIDDEN~": directory()}
+    assert b"e/a" not in names(UNIONFS, MemoryTree(whiteout), MemoryTree(middle), BELOW)
+    assert b"e" in names(OVERLAY, MemoryTree({b"e/b": file()}), MemoryTree(middle), BELOW)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "f", "f/g", "d/nowhere/..", "t" * 300])
+def test_a_directory_over_a_link_to_none(target: str) -> None:
+    """It is passed over."""
+    middle = MemoryTree({b"e": symlink(target), b"f": file(), b"d": directory()})
+    top = MemoryTree({b"e/b": file()})
+    assert names(UNIONFS, top, middle, BELOW)[-4:] == [b"d/two", b"e", b"e/b", b"f"]
+
+
+def test_whiteouts_below_what_is_called_like_one() -> None:
+    """The directory of marks for a directory x_HIDDEN~ is a whiteout of x as well."""
+    below = MemoryTree({b"x_HIDDEN~/one": file(), b"x_HIDDEN~/two": file(), b"x": file()})
+    upper = MemoryTree({b".unionfs/x_HIDDEN~/one_HIDDEN~": file()})
+    assert names(UNIONFS, upper, below) == [b"", b"x_HIDDEN~", b"x_HIDDEN~/two"]
+
+
+def test_marks_of_the_other_version() -> None:
+    """Version 1.0 takes them for files; where the version is not known, they count."""
+    upper = MemoryTree({b".unionfs/f_HIDDEN~": file()})
+    assert b"f" in names(OLD_UNIONFS, upper, BELOW)
+    assert b".unionfs/f_HIDDEN~" in names(OLD_UNIONFS, upper, BELOW)
+    other = MemoryTree({b".unionfs-fuse/f_HIDDEN~": file()})
+    assert b"f" not in names(UNIONFS, other, BELOW)
+
+
 def test_a_directory_that_is_there_and_hidden() -> None:
     """It is opaque; its own names stay, and marks in it mean nothing more."""
     upper = MemoryTree(

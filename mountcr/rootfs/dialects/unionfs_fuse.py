@@ -5,7 +5,8 @@ Branches of unionfs-fuse (src/general.c, cow.c, readdir.c, rmdir.c of 0.25 to 3.
 A whiteout of DIR/NAME is DIR/NAME_HIDDEN~, a file or a directory, below a directory in the root of
 the branch: `.unionfs`, or `.unionfs-fuse` in version 1.0. It hides what is in the branches below
 its own, so that a directory that is in its own branch too is opaque. DIR need not be in the branch.
-What is no directory is passed over where a directory lies above it, and directories below merge.
+What is no directory is passed over where a directory lies above it, and directories below merge; a
+symbolic link is followed there, out of the branch if it leads out (readdir.c, `opendir()`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
+from mountcr.paths import decode
 from mountcr.rootfs.dialect import Listing, Marked, Raw, refuse_opaque_root
 from mountcr.rootfs.dialects.wh import MOST
 from mountcr.rootfs.inode import Inode
@@ -42,9 +44,10 @@ _HIDDEN_DIRECTORY: Final = Inode(type=InodeType.DIRECTORY, mode=0o700)
 
 class UnionfsFuseLayer:
     """
-    A tree that is a branch of a unionfs-fuse with copy-on-write, of any version.
+    A tree that is a branch of a unionfs-fuse with copy-on-write.
 
-    `meta` is where its own version puts whiteouts, and shows nothing even if it is no directory.
+    `meta` is where its version puts whiteouts, and shows nothing even if it is no directory. With
+    the newer one, which stands for a version that nobody knows too, both places count.
     """
 
     def __init__(self, tree: Tree, meta: bytes = _NEW) -> None:
@@ -74,11 +77,12 @@ class UnionfsFuseLayer:
             meta = self.tree.inode(where)
             if meta is not None and meta.is_directory:
                 for name, kind in self.tree.entries(where).items():
-                    if name.endswith(_SUFFIX) and name != _SUFFIX:
+                    is_mark = name.endswith(_SUFFIX) and name != _SUFFIX
+                    if is_mark:
                         removed.add(name.removesuffix(_SUFFIX))
-                    elif kind is InodeType.DIRECTORY:
+                    if kind is InodeType.DIRECTORY:  # also of what is called like a mark
                         passed.add(name)
-                    else:
+                    elif not is_mark:
                         _refuse_stray(join(where, name))
         there = {name for name, kind in names.items() if kind is InodeType.DIRECTORY}
         return Listing(names, frozenset(removed), frozenset(passed - removed - there))
@@ -89,8 +93,30 @@ class UnionfsFuseLayer:
         if stored is None:
             return None
         if not stored.is_directory:
-            return Marked(stored, blocks=False)
+            return Marked(stored, blocks=False, leads=self._leads(path, stored))
         return Marked(stored, self._is_hidden(path))
+
+    def _leads(self, path: bytes, inode: Inode) -> bool:
+        """Tell whether a symbolic link leads to a directory, or nobody knows where."""
+        if inode.target is None:
+            return False
+        target = decode(inode.target)
+        if target.startswith(b"/"):
+            return True  # from the root of the server
+        at = path.split(b"/")[:-1]
+        for name in target.split(b"/"):
+            if name == b"..":
+                if not at:
+                    return True
+                at.pop()
+            elif len(name) > MOST:
+                return False
+            elif name not in {b"", b"."}:
+                at.append(name)
+            found = self.tree.inode(b"/".join(at))
+            if found is None or not found.is_directory:
+                return found is not None and found.type is InodeType.SYMLINK
+        return True
 
     def _is_hidden(self, path: bytes) -> bool:
         """Tell whether there is a whiteout for a path; a name without room for one has none."""
@@ -101,7 +127,8 @@ class UnionfsFuseLayer:
     def _meta(self) -> tuple[bytes, ...]:
         if self._roots is None:
             entries = self.tree.entries(b"")
-            self._roots = tuple(each for each in _META if entries.get(each) is InodeType.DIRECTORY)
+            places = _META if self._own == _NEW else (self._own,)
+            self._roots = tuple(each for each in places if entries.get(each) is InodeType.DIRECTORY)
         return self._roots
 
 
