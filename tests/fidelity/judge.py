@@ -104,7 +104,7 @@ ALLOWED: Final = (
     Allowed(
         "unionfs",
         r"directory over a symbolic link",
-        lambda _: True,
+        _begins_with(b""),
         "unionfs-fuse follows a link below a directory, out of the layers if it leads there",
     ),
     Allowed(
