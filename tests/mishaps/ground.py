@@ -29,6 +29,7 @@ from faults import Fault
 from mountcr import journal, mountinfo
 from mountcr.kernel import syscalls
 from mountcr.paths import decode, encode
+from mountcr.planning.choices import CACHE
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -125,12 +126,13 @@ class Ground:
     """
     Layers on a tmpfs of their own, and a place for what is made of them.
 
-    For a mount namespace of one's own. Records go to a /run/mountcr of its own as well.
+    For a mount namespace of one's own. Records and converted layers go to places of its own too.
     """
 
     def __init__(self, top: Path) -> None:
         self.top = top
-        for at in (top, Path(os.fsdecode(os.path.dirname(decode(journal.DIRECTORY))))):
+        own = (os.path.dirname(decode(each)) for each in (journal.DIRECTORY, CACHE))
+        for at in (top, *(Path(os.fsdecode(each)) for each in own)):
             at.mkdir(parents=True, exist_ok=True)
             syscalls.mount(b"mishaps", bytes(at), b"tmpfs", 0, b"mode=755")
         self.layers = top / "layers"
