@@ -60,8 +60,8 @@ class Marked(NamedTuple):
     directory. `metacopy`: the content is that of the file below. `linked`: the file below had hard
     links, and all of them are this one now; of the root: the layer may have such files. `origin`:
     the number of the inode below that a linked one was copied from, 0 where nothing tells.
-    `blocks`: what is no directory hides further ones below it from a directory above it. `leads`: a
-    symbolic link that may lead to a directory, which shows in a directory above it.
+    `blocks`: what is no directory hides further ones below it from a directory above it. `follows`:
+    what a symbolic link leads to shows in a directory above it.
     """
 
     inode: Inode
@@ -71,7 +71,7 @@ class Marked(NamedTuple):
     linked: bool = False
     origin: int = 0
     blocks: bool = True
-    leads: bool = False
+    follows: bool = False
 
 
 class Entry(NamedTuple):

@@ -39,7 +39,7 @@ class _Comparison:
         meant, read = self._layer.inode(path), self._other.inode(path)
         if meant is None or read is None:
             return None if meant is read else path
-        if meant != read._replace(blocks=meant.blocks):
+        if meant != read._replace(blocks=meant.blocks, follows=meant.follows):
             return path
         if not meant.inode.is_directory:
             return None

@@ -27,7 +27,20 @@ if TYPE_CHECKING:
 
     from mountcr.paths import KPath
 
-__all__ = ["Content", "Directories", "DirectoryTree", "Tree", "join", "open_directory", "shown"]
+__all__ = [
+    "MOST",
+    "Content",
+    "Directories",
+    "DirectoryTree",
+    "Tree",
+    "join",
+    "may_lead_to_directory",
+    "open_directory",
+    "shown",
+]
+
+MOST: Final = 255
+"""Bytes of a name, NAME_MAX of linux/limits.h."""
 
 _CACHED: Final = 128
 """Open directories that are kept; with 500 layers they are below the usual limit, 1024."""
@@ -68,6 +81,26 @@ def join(directory: bytes, name: bytes) -> bytes:
 def shown(path: bytes) -> KPath:
     """Spell a path of a tree for people and documents: from the root, in mountinfo spelling."""
     return encode(b"/" + path)
+
+
+def may_lead_to_directory(tree: Tree, path: bytes, target: bytes) -> bool:
+    """Tell whether a link at a path leads to a directory of the tree, or nobody knows where."""
+    if target.startswith(b"/"):
+        return True  # from the root of whoever follows it
+    at = path.split(b"/")[:-1]
+    for name in target.split(b"/"):
+        if name == b"..":
+            if not at:
+                return True
+            at.pop()
+        elif len(name) > MOST:
+            return False
+        elif name not in {b"", b"."}:
+            at.append(name)
+        found = tree.inode(b"/".join(at))
+        if found is None or not found.is_directory:
+            return found is not None and found.type is InodeType.SYMLINK
+    return True
 
 
 def open_directory(root: int, path: bytes) -> int:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
+from mountcr.paths import decode
 from mountcr.rootfs.dialect import Marked
-from mountcr.rootfs.tree import join, shown
+from mountcr.rootfs.tree import join, may_lead_to_directory, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -144,9 +145,10 @@ class View:
         found: list[Part] = []
         for number in range(start, len(self.layers)):
             root = self.layers[number].inode(b"")
-            if root is not None:
-                found.append(Part(number, b"", root))
-            if root is not None and root.opaque:
+            if root is None:
+                continue
+            found.append(Part(number, b"", root))
+            if root.opaque:
                 break
         return tuple(found)
 
@@ -169,7 +171,7 @@ class View:
             if found and not _continues(found[-1].marked, marked):
                 if marked.blocks or name in listing.removed:
                     break
-                _refuse_leading(path, marked)
+                _refuse_followed(self.layers[parent.layer].tree, path, marked)
                 continue
             if marked.inode.is_directory:
                 found += (Part(*at, Marked(marked.inode), borrowed=True) for at in passed)
@@ -249,14 +251,14 @@ def _files(tree: Tree, directory: bytes) -> Iterator[Inode]:
                 yield inode
 
 
-def _refuse_leading(path: bytes, marked: Marked) -> None:
+def _refuse_followed(tree: Tree, path: bytes, marked: Marked) -> None:
     """Refuse what only a file system that follows the link knows; it may lead out of the layers."""
-    if marked.leads:
-        link = f"a symbolic link to {marked.inode.target}"
+    target = marked.inode.target
+    if marked.follows and target and may_lead_to_directory(tree, path, decode(target)):
+        link = f"a symbolic link to {target}"
         msg = f"{shown(path)} is a directory over {link}, and shows what is there"
-        raise RefusedError(
-            msg, hint="remove the link from the lower layer, or hide it in the upper"
-        )
+        hint = "remove the link from the lower layer, or hide it in the upper"
+        raise RefusedError(msg, hint=hint)
 
 
 def _continues(upper: Marked, lower: Marked) -> bool:

@@ -390,6 +390,15 @@ def test_a_directory_over_a_link_to_none(target: str) -> None:
     assert names(UNIONFS, top, middle, BELOW)[-4:] == [b"d/two", b"e", b"e/b", b"f"]
 
 
+@pytest.mark.parametrize("target", ["d", "/d", "nowhere"])
+def test_a_layer_with_links_is_used_in_place(target: str) -> None:
+    """A link is the same to all; where a directory lies over one, that directory is converted."""
+    layer = MemoryTree({b"e": symlink(target), b"d": directory()})
+    assert foreign_path(OVERLAY.layer(layer), UNIONFS) is None
+    above = MemoryTree({b"e/b": file()})
+    assert foreign_path(OVERLAY.layer(above), UNIONFS, view(OVERLAY, layer)) == b"e"
+
+
 def test_whiteouts_below_what_is_called_like_one() -> None:
     """The directory of marks for a directory x_HIDDEN~ is a whiteout of x as well."""
     below = MemoryTree({b"x_HIDDEN~/one": file(), b"x_HIDDEN~/two": file(), b"x": file()})

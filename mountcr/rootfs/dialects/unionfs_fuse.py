@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
-from mountcr.paths import decode
 from mountcr.rootfs.dialect import Listing, Marked, Raw, refuse_opaque_root
-from mountcr.rootfs.dialects.wh import MOST
 from mountcr.rootfs.inode import Inode
-from mountcr.rootfs.tree import join, shown
+from mountcr.rootfs.tree import MOST, join, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,30 +91,8 @@ class UnionfsFuseLayer:
         if stored is None:
             return None
         if not stored.is_directory:
-            return Marked(stored, blocks=False, leads=self._leads(path, stored))
+            return Marked(stored, blocks=False, follows=stored.type is InodeType.SYMLINK)
         return Marked(stored, self._is_hidden(path))
-
-    def _leads(self, path: bytes, inode: Inode) -> bool:
-        """Tell whether a symbolic link leads to a directory, or nobody knows where."""
-        if inode.target is None:
-            return False
-        target = decode(inode.target)
-        if target.startswith(b"/"):
-            return True  # from the root of the server
-        at = path.split(b"/")[:-1]
-        for name in target.split(b"/"):
-            if name == b"..":
-                if not at:
-                    return True
-                at.pop()
-            elif len(name) > MOST:
-                return False
-            elif name not in {b"", b"."}:
-                at.append(name)
-            found = self.tree.inode(b"/".join(at))
-            if found is None or not found.is_directory:
-                return found is not None and found.type is InodeType.SYMLINK
-        return True
 
     def _is_hidden(self, path: bytes) -> bool:
         """Tell whether there is a whiteout for a path; a name without room for one has none."""

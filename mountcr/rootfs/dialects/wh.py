@@ -10,23 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.errors import RefusedError
-from mountcr.rootfs.tree import join, shown
+from mountcr.rootfs.tree import MOST, join, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mountcr.model import InodeType
 
-__all__ = ["MOST", "OPAQUE", "PREFIX", "Names", "refuse_mark", "split", "whiteout"]
+__all__ = ["OPAQUE", "PREFIX", "Names", "refuse_mark", "split", "whiteout"]
 
 PREFIX: Final = b".wh."
 """What whiteouts begin with: `AUFS_WH_PFX` in linux/aufs_type.h, OCI image-spec layer.md."""
 
 OPAQUE: Final = b".wh..wh..opq"
 """What makes a directory opaque for AUFS and OCI."""
-
-MOST: Final = 255
-"""Bytes of a name, NAME_MAX of linux/limits.h."""
 
 _NOTHING: Final = frozenset({b"", b".", b".."})
 
