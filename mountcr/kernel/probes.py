@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["probe", "probe_aufs", "probe_criu_engine", "probe_fuse"]
 
 
-def _answers(call: Callable[[], object]) -> bool:
-    """Tell whether a call with senseless arguments is known: any answer but ENOSYS."""
-    try:
-        call()
-    except OSError as error:
-        return error.errno != errno.ENOSYS
-    return True
-
-
 _CALLS: Final[dict[str, Callable[[], object]]] = {
     "move_mount": lambda: syscalls.move_mount(-1, b"", -1, b"", 0),
     "mount_setattr": lambda: syscalls.mount_setattr(-1, b"", 0, 0, 0, 0),
@@ -99,7 +90,7 @@ def probe_criu_engine() -> dict[str, bool]:
 
     What cannot be told, for want of CAP_SYS_ADMIN, is left out.
     """
-    found = {"openat2": _answers(_CALLS["openat2"])}
+    found = {"openat2": syscalls.is_known(_CALLS["openat2"])}
     try:
         syscalls.move_mount(-1, b"", -1, b"", syscalls.MOVE_MOUNT_SET_GROUP)
     except OSError as error:
@@ -155,7 +146,7 @@ def _open_aufs() -> None:
 
 def probe() -> Capabilities:
     """Ask the kernel; nothing is left behind. Without CAP_SYS_ADMIN what mounts is False."""
-    features = {name: _answers(call) for name, call in _CALLS.items()}
+    features = {name: syscalls.is_known(call) for name, call in _CALLS.items()}
     features |= probe_criu_engine()
     features |= probe_aufs()
     features |= probe_fuse()

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mountcr.kernel._libc_ffi import ffi
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mountcr.kernel._libc_ffi import CData
 
 __all__ = [
@@ -42,7 +44,7 @@ __all__ = [
     "STATMOUNT_MNT_BASIC", "STATMOUNT_MNT_OPTS", "STATMOUNT_MNT_POINT", "STATMOUNT_MNT_ROOT",
     "STATMOUNT_SB_BASIC",
     "UMOUNT_NOFOLLOW", "StatMount", "fsconfig_create", "fsconfig_fd", "fsconfig_flag",
-    "fsconfig_string", "fscontext_messages", "fsmount", "fsopen", "listmount", "mount",
+    "fsconfig_string", "fscontext_messages", "fsmount", "fsopen", "is_known", "listmount", "mount",
     "mount_setattr", "move_mount", "open_tree", "openat2", "pidfd_getfd", "pivot_root",
     "prctl_set_child_subreaper", "prctl_set_pdeathsig", "setns", "statmount", "syncfs", "umount2",
     "unshare",
@@ -217,6 +219,15 @@ def mount(
 def umount2(target: bytes, flags: int = 0) -> None:
     """`umount2(2)`; a symbolic link is followed without UMOUNT_NOFOLLOW."""
     _checked(_libc.umount2(_string(target), flags), target)
+
+
+def is_known(call: Callable[[], object]) -> bool:
+    """Tell whether the kernel has a call, made with senseless arguments: any answer but ENOSYS."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    return True
 
 
 def syncfs(fd: int) -> None:
