@@ -61,8 +61,9 @@ class OverlayFS:
     def layers(self, stack: Stack) -> tuple[StoredLayer, ...]:
         """Read them by the attributes of `userxattr`, or by the trusted ones."""
         dialect = "overlay-user" if "userxattr" in stack.options else "overlay"
-        indexed = not _INDEXING.isdisjoint(stack.options) and stack.upper and stack.work
-        index = paths.join(stack.work, "index") if indexed and stack.work else None
+        index = None
+        if stack.upper and stack.work and not _INDEXING.isdisjoint(stack.options):
+            index = paths.join(stack.work, "index")
         return tuple(
             StoredLayer(path=each, dialect=dialect, index=index if each == stack.upper else None)
             for each in stack.directories

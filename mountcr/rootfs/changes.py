@@ -16,7 +16,7 @@ from mountcr.rootfs.tree import join
 from mountcr.rootfs.view import Part, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mountcr.rootfs.dialect import Layer
     from mountcr.rootfs.inode import Inode
@@ -186,17 +186,19 @@ class _Walk:
         if self._below is None or not (changed or self._brought):
             return
         for entry in everything(self._below):
-            if entry.inode is None or entry.path in self._given:
-                continue
-            identity = entry.inode.identity
-            first = changed.get(identity)
-            if first is None:
-                first = self._brought.get(identity)
-                shown = self._view.inode(entry.path) if first is not None else None
-                if shown is None or shown.identity != identity:
-                    continue
+            first = self._first(entry, changed)
             if first is not None and entry.path != first:
                 yield from self._alias(entry.path, first)
+
+    def _first(self, entry: Entry, changed: Mapping[tuple[int, int], bytes]) -> bytes | None:
+        """Give the name in the layer of the file that one below is a hard link of, if any."""
+        if entry.inode is None or entry.path in self._given:
+            return None
+        identity = entry.inode.identity
+        if identity in changed:
+            return changed[identity]
+        shown = self._view.inode(entry.path) if identity in self._brought else None
+        return self._brought[identity] if shown and shown.identity == identity else None
 
     def _alias(self, path: bytes, first: bytes) -> Iterator[Entry]:
         parts = self._view.parts(path)
