@@ -22,7 +22,7 @@ import msgspec
 from mountcr import mountinfo
 from mountcr.errors import CapabilityError, StepError
 from mountcr.interrupts import held_back
-from mountcr.kernel import syscalls
+from mountcr.kernel import statmount, syscalls
 from mountcr.kernel.identity import unique_mount_id
 from mountcr.overlayopts import OverlayOptions, format_options, parse_options, unmet_options
 from mountcr.paths import KPath, decode, encode, from_line
@@ -364,7 +364,7 @@ def _told(root: int) -> bytes | None:
     with contextlib.suppress(OSError):
         unique = unique_mount_id(b"", root)
         if unique:
-            return syscalls.statmount(unique, syscalls.STATMOUNT_MNT_OPTS, _ROOM).mnt_opts
+            return statmount.statmount(unique, statmount.STATMOUNT_MNT_OPTS, _ROOM).mnt_opts
     return None
 
 

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import MountcrError
-from mountcr.kernel import mounts, syscalls
+from mountcr.kernel import mounts, statmount, syscalls
 from mountcr.model import Capabilities
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath, encode
@@ -23,8 +23,8 @@ _CALLS: Final[dict[str, Callable[[], object]]] = {
     "move_mount": lambda: syscalls.move_mount(-1, b"", -1, b"", 0),
     "mount_setattr": lambda: syscalls.mount_setattr(-1, b"", 0, 0, 0, 0),
     "openat2": lambda: syscalls.openat2(-1, b"", 0, 0, 0),
-    "statmount": lambda: syscalls.statmount(0, 0),
-    "listmount": lambda: syscalls.listmount(0),
+    "statmount": lambda: statmount.statmount(0, 0),
+    "listmount": lambda: statmount.listmount(0),
 }
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from mountcr.kernel._libc_ffi import ffi
 
@@ -28,26 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AT_EMPTY_PATH", "AT_FDCWD", "AT_RECURSIVE", "AT_SYMLINK_NOFOLLOW", "CLONE_FS",
-    "CLONE_NEWCGROUP",
-    "CLONE_NEWIPC", "CLONE_NEWNET", "CLONE_NEWNS", "CLONE_NEWPID", "CLONE_NEWTIME",
-    "CLONE_NEWUSER", "CLONE_NEWUTS", "FSMOUNT_CLOEXEC", "FSOPEN_CLOEXEC", "LSMT_ROOT",
+    "CLONE_NEWCGROUP", "CLONE_NEWIPC", "CLONE_NEWNET", "CLONE_NEWNS", "CLONE_NEWPID",
+    "CLONE_NEWTIME", "CLONE_NEWUSER", "CLONE_NEWUTS", "FSMOUNT_CLOEXEC", "FSOPEN_CLOEXEC",
     "MNT_DETACH", "MOUNT_ATTR_NOATIME", "MOUNT_ATTR_NODEV", "MOUNT_ATTR_NODIRATIME",
     "MOUNT_ATTR_NOEXEC", "MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NOSYMFOLLOW", "MOUNT_ATTR_RDONLY",
-    "MOUNT_ATTR_RELATIME", "MOUNT_ATTR_STRICTATIME", "MOUNT_ATTR__ATIME",
-    "MOVE_MOUNT_F_EMPTY_PATH", "MOVE_MOUNT_SET_GROUP", "MOVE_MOUNT_T_EMPTY_PATH", "MS_BIND",
-    "MS_DIRSYNC",
-    "MS_LAZYTIME", "MS_MOVE", "MS_NOATIME", "MS_NODEV", "MS_NODIRATIME", "MS_NOEXEC",
-    "MS_NOSUID", "MS_NOSYMFOLLOW", "MS_PRIVATE", "MS_RDONLY", "MS_REC", "MS_RELATIME",
-    "MS_REMOUNT", "MS_SHARED", "MS_SLAVE", "MS_STRICTATIME", "MS_SYNCHRONOUS", "MS_UNBINDABLE",
-    "OPEN_TREE_CLOEXEC", "OPEN_TREE_CLONE", "RESOLVE_BENEATH", "RESOLVE_IN_ROOT",
-    "RESOLVE_NO_MAGICLINKS", "RESOLVE_NO_SYMLINKS", "RESOLVE_NO_XDEV", "STATMOUNT_FS_TYPE",
-    "STATMOUNT_MNT_BASIC", "STATMOUNT_MNT_OPTS", "STATMOUNT_MNT_POINT", "STATMOUNT_MNT_ROOT",
-    "STATMOUNT_SB_BASIC",
-    "UMOUNT_NOFOLLOW", "StatMount", "fsconfig_create", "fsconfig_fd", "fsconfig_flag",
-    "fsconfig_string", "fscontext_messages", "fsmount", "fsopen", "is_known", "listmount", "mount",
-    "mount_setattr", "move_mount", "open_tree", "openat2", "pidfd_getfd", "pivot_root",
-    "prctl_set_child_subreaper", "prctl_set_pdeathsig", "setns", "statmount", "syncfs", "umount2",
-    "unshare",
+    "MOUNT_ATTR_RELATIME", "MOUNT_ATTR_STRICTATIME", "MOUNT_ATTR__ATIME", "MOVE_MOUNT_F_EMPTY_PATH",
+    "MOVE_MOUNT_SET_GROUP", "MOVE_MOUNT_T_EMPTY_PATH", "MS_BIND", "MS_DIRSYNC", "MS_LAZYTIME",
+    "MS_MOVE", "MS_NOATIME", "MS_NODEV", "MS_NODIRATIME", "MS_NOEXEC", "MS_NOSUID",
+    "MS_NOSYMFOLLOW", "MS_PRIVATE", "MS_RDONLY", "MS_REC", "MS_RELATIME", "MS_REMOUNT", "MS_SHARED",
+    "MS_SLAVE", "MS_STRICTATIME", "MS_SYNCHRONOUS", "MS_UNBINDABLE", "OPEN_TREE_CLOEXEC",
+    "OPEN_TREE_CLONE", "RESOLVE_BENEATH", "RESOLVE_IN_ROOT", "RESOLVE_NO_MAGICLINKS",
+    "RESOLVE_NO_SYMLINKS", "RESOLVE_NO_XDEV", "UMOUNT_NOFOLLOW", "call", "checked",
+    "fsconfig_create", "fsconfig_fd", "fsconfig_flag", "fsconfig_string", "fscontext_messages",
+    "fsmount", "fsopen", "is_known", "mount", "mount_setattr", "move_mount", "open_tree", "openat2",
+    "pidfd_getfd", "pivot_root", "prctl_set_child_subreaper", "prctl_set_pdeathsig", "setns",
+    "syncfs", "umount2", "unshare",
 ]  # fmt: skip
 
 # include/uapi/linux/mount.h: flags of mount(2)
@@ -117,15 +112,6 @@ _FSCONFIG_SET_STRING: Final = 1
 _FSCONFIG_SET_FD: Final = 5
 _FSCONFIG_CMD_CREATE: Final = 6
 
-# include/uapi/linux/mount.h: statmount(2) and listmount(2)
-STATMOUNT_SB_BASIC: Final = 0x01
-STATMOUNT_MNT_BASIC: Final = 0x02
-STATMOUNT_MNT_ROOT: Final = 0x08
-STATMOUNT_MNT_POINT: Final = 0x10
-STATMOUNT_FS_TYPE: Final = 0x20
-STATMOUNT_MNT_OPTS: Final = 0x80
-LSMT_ROOT: Final = 0xFFFF_FFFF_FFFF_FFFF
-
 # include/uapi/linux/openat2.h
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -149,12 +135,7 @@ _SYS_fsmount: Final = 432
 _SYS_openat2: Final = 437
 _SYS_pidfd_getfd: Final = 438
 _SYS_mount_setattr: Final = 442
-_SYS_statmount: Final = 457
-_SYS_listmount: Final = 458
 
-_STATMOUNT_SIZE: Final = 4096
-_STATMOUNT_LARGEST: Final = 1 << 20  # two paths of PATH_MAX fit many times
-_LISTMOUNT_PAGE: Final = 512
 _FSCONTEXT_MESSAGE: Final = 8192  # the kernel gives one message a read, EMSGSIZE if it is longer
 
 _libc: Final = ffi.dlopen(None)
@@ -175,8 +156,8 @@ _key = functools.lru_cache(maxsize=16)(_string)
 """Keep the names of options for C, which are few."""
 
 
-def _checked(returned: int, name: bytes | int, source: bytes | None = None) -> int:
-    """Give back what a call returned, or raise `OSError` about `name`, or `source` -> `name`."""
+def checked(returned: int, name: bytes | int, source: bytes | None = None) -> int:
+    """Give back what `call` returned, or raise `OSError` about `name`, or `source` -> `name`."""
     number = ffi.errno
     if returned >= 0:
         return returned
@@ -193,7 +174,7 @@ def _register(value: int | bytes | CData | None) -> CData:
     return _string(value) if value is None or isinstance(value, bytes) else value
 
 
-def _syscall(number: int, *arguments: int | bytes | CData | None) -> int:
+def call(number: int, *arguments: int | bytes | CData | None) -> int:
     """Make a call that libc may have no wrapper for; -1 and `ffi.errno` on failure."""
     if _OTHER_NUMBERS:
         ffi.errno = errno.ENOSYS
@@ -213,18 +194,18 @@ def mount(
     if data is not None and len(data) >= os.sysconf("SC_PAGE_SIZE"):
         raise OSError(errno.E2BIG, "mount options longer than a page", os.fsdecode(target))
     text = [_string(each) for each in (source, target, fstype, data)]
-    _checked(_libc.mount(text[0], text[1], text[2], flags, text[3]), target)
+    checked(_libc.mount(text[0], text[1], text[2], flags, text[3]), target)
 
 
 def umount2(target: bytes, flags: int = 0) -> None:
     """`umount2(2)`; a symbolic link is followed without UMOUNT_NOFOLLOW."""
-    _checked(_libc.umount2(_string(target), flags), target)
+    checked(_libc.umount2(_string(target), flags), target)
 
 
-def is_known(call: Callable[[], object]) -> bool:
+def is_known(attempt: Callable[[], object]) -> bool:
     """Tell whether the kernel has a call, made with senseless arguments: any answer but ENOSYS."""
     try:
-        call()
+        attempt()
     except OSError as error:
         return error.errno != errno.ENOSYS
     return True
@@ -232,13 +213,13 @@ def is_known(call: Callable[[], object]) -> bool:
 
 def syncfs(fd: int) -> None:
     """`syncfs(2)`; since Linux 5.8 it fails if a page of that file system could not be written."""
-    _checked(_libc.syncfs(fd), fd)
+    checked(_libc.syncfs(fd), fd)
 
 
 def unshare(flags: int) -> None:
     """`unshare(2)`; concerns the calling thread only."""
     # PY312: use os.unshare once 3.11 is dropped.
-    _checked(_libc.unshare(flags), b"unshare")
+    checked(_libc.unshare(flags), b"unshare")
 
 
 def setns(fd: int, nstype: int = 0) -> None:
@@ -249,12 +230,12 @@ def setns(fd: int, nstype: int = 0) -> None:
     CLONE_NEW* since Linux 5.8; EINVAL before.
     """
     # PY312: use os.setns once 3.11 is dropped.
-    _checked(_libc.setns(fd, nstype), fd)
+    checked(_libc.setns(fd, nstype), fd)
 
 
 def pivot_root(new_root: bytes, put_old: bytes) -> None:
     """`pivot_root(2)`; both may be `.` to stack the old root on the new one."""
-    _checked(_libc.pivot_root(_string(new_root), _string(put_old)), new_root)
+    checked(_libc.pivot_root(_string(new_root), _string(put_old)), new_root)
 
 
 def prctl_set_pdeathsig(signal: int) -> None:
@@ -263,12 +244,12 @@ def prctl_set_pdeathsig(signal: int) -> None:
 
     A parent that ended before is not noticed: compare `os.getppid()` afterwards.
     """
-    _checked(_libc.prctl(_PR_SET_PDEATHSIG, ffi.cast("long", signal)), b"prctl")
+    checked(_libc.prctl(_PR_SET_PDEATHSIG, ffi.cast("long", signal)), b"prctl")
 
 
 def prctl_set_child_subreaper(enable: bool) -> None:
     """`PR_SET_CHILD_SUBREAPER(2const)`: become the parent of descendants that lose theirs."""
-    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ffi.cast("long", enable)), b"prctl")
+    checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ffi.cast("long", enable)), b"prctl")
 
 
 def pidfd_getfd(pidfd: int, number: int) -> int:
@@ -278,7 +259,7 @@ def pidfd_getfd(pidfd: int, number: int) -> int:
     Gives a copy of the descriptor `number` of another process, which the caller owns: the same open
     file, whose position and flags are shared.
     """
-    return _checked(_syscall(_SYS_pidfd_getfd, pidfd, number, 0), number)
+    return checked(call(_SYS_pidfd_getfd, pidfd, number, 0), number)
 
 
 def open_tree(dirfd: int, path: bytes, flags: int) -> int:
@@ -289,21 +270,21 @@ def open_tree(dirfd: int, path: bytes, flags: int) -> int:
     nowhere and goes away with the descriptor unless `move_mount` puts it somewhere.
     """
     flags |= OPEN_TREE_CLOEXEC
-    return _checked(_syscall(_SYS_open_tree, dirfd, path, flags), path or dirfd)
+    return checked(call(_SYS_open_tree, dirfd, path, flags), path or dirfd)
 
 
 def move_mount(
     from_dirfd: int, from_path: bytes, to_dirfd: int, to_path: bytes, flags: int
 ) -> None:
     """`move_mount(2)`; ENOSYS before Linux 5.2. The descriptors stay the caller's."""
-    returned = _syscall(_SYS_move_mount, from_dirfd, from_path, to_dirfd, to_path, flags)
-    _checked(returned, to_path or to_dirfd, from_path)
+    returned = call(_SYS_move_mount, from_dirfd, from_path, to_dirfd, to_path, flags)
+    checked(returned, to_path or to_dirfd, from_path)
 
 
 def fsopen(fstype: bytes, flags: int = FSOPEN_CLOEXEC) -> int:
     """`fsopen(2)`; ENOSYS before Linux 5.2, ENODEV for a file system the kernel lacks."""
     flags |= FSOPEN_CLOEXEC
-    return _checked(_syscall(_SYS_fsopen, fstype, flags), fstype)
+    return checked(call(_SYS_fsopen, fstype, flags), fstype)
 
 
 def fsconfig_string(fd: int, key: bytes, value: bytes) -> None:
@@ -313,12 +294,12 @@ def fsconfig_string(fd: int, key: bytes, value: bytes) -> None:
     EINVAL for more than 255 bytes in `key` or `value` (`strndup_user()` in fs/fsopen.c), and for
     what the file system does not know: `fscontext_messages` has its reason.
     """
-    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_SET_STRING, key, value, 0), key)
+    checked(call(_SYS_fsconfig, fd, _FSCONFIG_SET_STRING, key, value, 0), key)
 
 
 def fsconfig_flag(fd: int, key: bytes) -> None:
     """`fsconfig(2)` with FSCONFIG_SET_FLAG, for an option without a value; ENOSYS before 5.2."""
-    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_SET_FLAG, key, None, 0), key)
+    checked(call(_SYS_fsconfig, fd, _FSCONFIG_SET_FLAG, key, None, 0), key)
 
 
 def fsconfig_fd(fd: int, key: bytes, value_fd: int) -> None:
@@ -331,16 +312,16 @@ def fsconfig_fd(fd: int, key: bytes, value_fd: int) -> None:
     # called for each of many layers, so what is the same for all of them is made once
     name, none, what = _key(key), ffi.NULL, _SET_FD
     if _OTHER_NUMBERS:
-        returned = _syscall(_SYS_fsconfig)
+        returned = call(_SYS_fsconfig)
     else:
         number, layer = ffi.cast(_LONG, fd), ffi.cast(_LONG, value_fd)
         returned = _libc.syscall(_SYS_fsconfig, number, what, name, none, layer)
-    _checked(returned, key)
+    checked(returned, key)
 
 
 def fsconfig_create(fd: int) -> None:
     """`fsconfig(2)` with FSCONFIG_CMD_CREATE: make the superblock; ENOSYS before Linux 5.2."""
-    _checked(_syscall(_SYS_fsconfig, fd, _FSCONFIG_CMD_CREATE, None, None, 0), fd)
+    checked(call(_SYS_fsconfig, fd, _FSCONFIG_CMD_CREATE, None, None, 0), fd)
 
 
 def fsmount(fsfd: int, flags: int = FSMOUNT_CLOEXEC, attributes: int = 0) -> int:
@@ -350,7 +331,7 @@ def fsmount(fsfd: int, flags: int = FSMOUNT_CLOEXEC, attributes: int = 0) -> int
     Gives a descriptor of a mount that is attached nowhere and goes away with the descriptor
     unless `move_mount` puts it somewhere. `fsfd` stays the caller's.
     """
-    return _checked(_syscall(_SYS_fsmount, fsfd, flags | FSMOUNT_CLOEXEC, attributes), fsfd)
+    return checked(call(_SYS_fsmount, fsfd, flags | FSMOUNT_CLOEXEC, attributes), fsfd)
 
 
 def fscontext_messages(fd: int) -> list[str]:
@@ -382,8 +363,8 @@ def mount_setattr(  # noqa: PLR0917 - a system call has as many arguments as it 
     values = {"attr_set": attr_set, "attr_clr": attr_clr, "propagation": propagation}
     attributes = ffi.new("struct mount_attr *", values)
     size = ffi.sizeof("struct mount_attr")
-    returned = _syscall(_SYS_mount_setattr, dirfd, path, flags, attributes, size)
-    _checked(returned, path or dirfd)
+    returned = call(_SYS_mount_setattr, dirfd, path, flags, attributes, size)
+    checked(returned, path or dirfd)
 
 
 def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
@@ -397,100 +378,4 @@ def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0
     values = {"flags": flags | os.O_CLOEXEC, "mode": mode, "resolve": resolve}
     how = ffi.new("struct open_how *", values)
     size = ffi.sizeof("struct open_how")
-    return _checked(_syscall(_SYS_openat2, dirfd, path, how, size), path or dirfd)
-
-
-class StatMount(NamedTuple):
-    """
-    What `statmount(2)` tells of a mount; the names are those of `struct statmount`.
-
-    `mask` says which groups the kernel filled in: numbers of the others are 0, strings None.
-    `mnt_id` and `mnt_parent_id` are unique until reboot, the `_old` ones are those of mountinfo.
-    `mnt_root` and `mnt_point` are the bytes themselves, without mountinfo's escapes; `mnt_point`
-    is relative to the caller's root. `mnt_opts` are the options of the superblock as mountinfo has
-    them, without `ro` and `rw` (Linux 6.11).
-    """
-
-    mask: int
-    sb_dev_major: int
-    sb_dev_minor: int
-    sb_magic: int
-    sb_flags: int
-    mnt_id: int
-    mnt_parent_id: int
-    mnt_id_old: int
-    mnt_parent_id_old: int
-    mnt_attr: int
-    mnt_propagation: int
-    mnt_peer_group: int
-    mnt_master: int
-    mnt_root: bytes | None
-    mnt_point: bytes | None
-    fs_type: bytes | None
-    mnt_opts: bytes | None
-
-
-def _mount_request(mount_id: int, param: int) -> CData:
-    size = ffi.sizeof("struct mnt_id_req")
-    return ffi.new("struct mnt_id_req *", {"size": size, "mnt_id": mount_id, "param": param})
-
-
-def statmount(mount_id: int, mask: int, size: int = _STATMOUNT_SIZE) -> StatMount:
-    """
-    `statmount(2)` of a unique mount id; ENOSYS before Linux 6.8.
-
-    `mask` is made of STATMOUNT_*; `size` is how many bytes of memory the kernel is offered at
-    first, which it fills in one go if they are enough. ENOENT for an id that is not in the caller's
-    mount namespace; newer kernels answer EINVAL to the small ids of mountinfo. EPERM for a mount
-    outside the caller's root, without CAP_SYS_ADMIN.
-    """
-    request = _mount_request(mount_id, mask)
-    while True:
-        memory = ffi.new("char[]", size)
-        returned = _syscall(_SYS_statmount, request, memory, size, 0)
-        if returned == 0 or ffi.errno != errno.EOVERFLOW or size >= _STATMOUNT_LARGEST:
-            break
-        size *= 4
-    _checked(returned, mount_id)
-    found = ffi.cast("struct statmount *", memory)
-    strings = ffi.sizeof("struct statmount")
-
-    def string(group: int, offset: int) -> bytes | None:
-        return ffi.string(memory + (strings + offset)) if found.mask & group else None
-
-    return StatMount(
-        mask=found.mask,
-        sb_dev_major=found.sb_dev_major,
-        sb_dev_minor=found.sb_dev_minor,
-        sb_magic=found.sb_magic,
-        sb_flags=found.sb_flags,
-        mnt_id=found.mnt_id,
-        mnt_parent_id=found.mnt_parent_id,
-        mnt_id_old=found.mnt_id_old,
-        mnt_parent_id_old=found.mnt_parent_id_old,
-        mnt_attr=found.mnt_attr,
-        mnt_propagation=found.mnt_propagation,
-        mnt_peer_group=found.mnt_peer_group,
-        mnt_master=found.mnt_master,
-        mnt_root=string(STATMOUNT_MNT_ROOT, found.mnt_root),
-        mnt_point=string(STATMOUNT_MNT_POINT, found.mnt_point),
-        fs_type=string(STATMOUNT_FS_TYPE, found.fs_type),
-        mnt_opts=string(STATMOUNT_MNT_OPTS, found.mnt_opts),
-    )
-
-
-def listmount(mount_id: int = LSMT_ROOT) -> list[int]:
-    """
-    `listmount(2)`: the unique ids of all mounts below one, at any depth; ENOSYS before Linux 6.8.
-
-    LSMT_ROOT stands for all mounts below the caller's root, its mount included; with an id the
-    mount itself is not among them. The ids ascend, in the order of creation. EPERM as `statmount`.
-    """
-    ids: list[int] = []
-    page = ffi.new("uint64_t[]", _LISTMOUNT_PAGE)
-    while True:
-        request = _mount_request(mount_id, ids[-1] if ids else 0)
-        count = _checked(_syscall(_SYS_listmount, request, page, _LISTMOUNT_PAGE, 0), mount_id)
-        ids.extend(page[index] for index in range(count))
-        if count < _LISTMOUNT_PAGE:
-            return ids
+    return checked(call(_SYS_openat2, dirfd, path, how, size), path or dirfd)

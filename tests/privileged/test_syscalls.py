@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from mountcr.kernel import syscalls
+from mountcr.kernel import statmount, syscalls
 from mountcr.kernel._libc_ffi import ffi
 from mountcr.overlayopts import OverlayOptions, format_options
 from mountcr.paths import decode, encode
@@ -33,8 +33,8 @@ NEW_CALLS: dict[str, Callable[[], object]] = {
     "fsconfig": lambda: syscalls.fsconfig_flag(-1, b"ro"),
     "fsmount": lambda: syscalls.fsmount(-1),
     "mount_setattr": lambda: syscalls.mount_setattr(-1, b"none", 0, syscalls.MOUNT_ATTR_RDONLY),
-    "statmount": lambda: syscalls.statmount(1, syscalls.STATMOUNT_MNT_BASIC),
-    "listmount": lambda: syscalls.listmount(1),
+    "statmount": lambda: statmount.statmount(1, statmount.STATMOUNT_MNT_BASIC),
+    "listmount": lambda: statmount.listmount(1),
     "openat2": lambda: syscalls.openat2(-1, b"none", os.O_RDONLY),
 }
 NEW_MOUNT = ("fsopen", "fsconfig", "fsmount", "move_mount", "open_tree")
@@ -407,11 +407,11 @@ def test_mount_setattr(place: bytes) -> None:
 # --- statmount and listmount ----------------------------------------------------------------------
 
 EVERYTHING = (
-    syscalls.STATMOUNT_SB_BASIC
-    | syscalls.STATMOUNT_MNT_BASIC
-    | syscalls.STATMOUNT_MNT_ROOT
-    | syscalls.STATMOUNT_MNT_POINT
-    | syscalls.STATMOUNT_FS_TYPE
+    statmount.STATMOUNT_SB_BASIC
+    | statmount.STATMOUNT_MNT_BASIC
+    | statmount.STATMOUNT_MNT_ROOT
+    | statmount.STATMOUNT_MNT_POINT
+    | statmount.STATMOUNT_FS_TYPE
 )
 
 
@@ -424,7 +424,7 @@ def test_statmount_and_mountinfo_agree(place: bytes) -> None:
     os.mkdir(place + b"/to")
     syscalls.mount(place + b"/sub dir/\xfe", place + b"/to", None, syscalls.MS_BIND)
     lines = {line.id: line for line in mountinfo()}
-    found = [syscalls.statmount(id_, EVERYTHING) for id_ in syscalls.listmount()]
+    found = [statmount.statmount(id_, EVERYTHING) for id_ in statmount.listmount()]
     assert sorted(each.mnt_id_old for each in found) == sorted(lines)
     for each in found:
         line = lines[each.mnt_id_old]
@@ -444,8 +444,8 @@ def test_statmount_tells_what_was_asked(place: bytes) -> None:
     needs("statmount", "listmount")
     syscalls.mount(b"none", place, b"tmpfs", syscalls.MS_NOSUID)
     syscalls.mount(None, place, None, syscalls.MS_SHARED)
-    newest = syscalls.listmount()[-1]
-    told = syscalls.statmount(newest, syscalls.STATMOUNT_MNT_BASIC | syscalls.STATMOUNT_FS_TYPE)
+    newest = statmount.listmount()[-1]
+    told = statmount.statmount(newest, statmount.STATMOUNT_MNT_BASIC | statmount.STATMOUNT_FS_TYPE)
     assert told.fs_type == b"tmpfs"
     assert told.mnt_root is None
     assert told.mnt_point is None
@@ -465,10 +465,10 @@ def test_statmount_and_mountinfo_have_the_same_options(place: bytes) -> None:
     above, below, upper, work, at = map(encode, names)
     options = OverlayOptions(lowers=(above, below), upper=upper, work=work)
     syscalls.mount(b"overlay", decode(at), b"overlay", 0, format_options(options))
-    newest = syscalls.listmount()[-1]
-    wanted = syscalls.STATMOUNT_MNT_BASIC | syscalls.STATMOUNT_MNT_OPTS
-    told = syscalls.statmount(newest, wanted, 600)  # too few bytes at first
-    if not told.mask & syscalls.STATMOUNT_MNT_OPTS:
+    newest = statmount.listmount()[-1]
+    wanted = statmount.STATMOUNT_MNT_BASIC | statmount.STATMOUNT_MNT_OPTS
+    told = statmount.statmount(newest, wanted, 600)  # too few bytes at first
+    if not told.mask & statmount.STATMOUNT_MNT_OPTS:
         pytest.skip("before Linux 6.11 there are no options in it")
     with open("/proc/self/mountinfo", "rb") as file:
         (line,) = (line for line in file if line.startswith(b"%d " % told.mnt_id_old))
@@ -485,7 +485,7 @@ def test_statmount_of_long_paths(place: bytes) -> None:
         root += b"/" + b"d" * 200
     os.makedirs(place + root)
     syscalls.mount(place + root, place + root, None, syscalls.MS_BIND)
-    told = syscalls.statmount(syscalls.listmount()[-1], EVERYTHING)
+    told = statmount.statmount(statmount.listmount()[-1], EVERYTHING)
     assert told.mnt_point == place + root
     assert told.mnt_root == root
 
@@ -494,16 +494,16 @@ def test_listmount_of_many(place: bytes) -> None:
     """More mounts than one call returns are all listed, once each, in order of creation."""
     needs("statmount", "listmount")
     syscalls.mount(b"none", place, b"tmpfs", 0)
-    top = syscalls.listmount()[-1]
-    assert syscalls.listmount(top) == []
+    top = statmount.listmount()[-1]
+    assert statmount.listmount(top) == []
     for number in range(1100):
         os.mkdir(place + b"/%d" % number)
         syscalls.mount(place, place + b"/%d" % number, None, syscalls.MS_BIND)
-    below = syscalls.listmount(top)
+    below = statmount.listmount(top)
     assert len(below) == len(set(below)) == 1100
     assert below == sorted(below)
     points = [
-        syscalls.statmount(id_, syscalls.STATMOUNT_MNT_POINT).mnt_point for id_ in below[::100]
+        statmount.statmount(id_, statmount.STATMOUNT_MNT_POINT).mnt_point for id_ in below[::100]
     ]
     assert points == [place + b"/%d" % number for number in range(0, 1100, 100)]
 
@@ -512,7 +512,7 @@ def test_statmount_of_nothing() -> None:
     """An id that no mount has is ENOENT, and the error shows the id."""
     needs("statmount", "listmount")
     nobody = 1 << 62
-    for call in (lambda: syscalls.statmount(nobody, 1), lambda: syscalls.listmount(nobody)):
+    for call in (lambda: statmount.statmount(nobody, 1), lambda: statmount.listmount(nobody)):
         with pytest.raises(FileNotFoundError) as caught:
             call()
         assert caught.value.filename == nobody
