@@ -37,12 +37,12 @@ __all__ = [
     "MS_MOVE", "MS_NOATIME", "MS_NODEV", "MS_NODIRATIME", "MS_NOEXEC", "MS_NOSUID",
     "MS_NOSYMFOLLOW", "MS_PRIVATE", "MS_RDONLY", "MS_REC", "MS_RELATIME", "MS_REMOUNT", "MS_SHARED",
     "MS_SLAVE", "MS_STRICTATIME", "MS_SYNCHRONOUS", "MS_UNBINDABLE", "OPEN_TREE_CLOEXEC",
-    "OPEN_TREE_CLONE", "RESOLVE_BENEATH", "RESOLVE_IN_ROOT", "RESOLVE_NO_MAGICLINKS",
-    "RESOLVE_NO_SYMLINKS", "RESOLVE_NO_XDEV", "UMOUNT_NOFOLLOW", "call", "checked",
-    "fsconfig_create", "fsconfig_fd", "fsconfig_flag", "fsconfig_string", "fscontext_messages",
-    "fsmount", "fsopen", "is_known", "mount", "mount_setattr", "move_mount", "open_tree", "openat2",
-    "pidfd_getfd", "pivot_root", "prctl_set_child_subreaper", "prctl_set_pdeathsig", "setns",
-    "syncfs", "umount2", "unshare",
+    "OPEN_TREE_CLONE", "RENAME_EXCHANGE", "RESOLVE_BENEATH", "RESOLVE_IN_ROOT",
+    "RESOLVE_NO_MAGICLINKS", "RESOLVE_NO_SYMLINKS", "RESOLVE_NO_XDEV", "UMOUNT_NOFOLLOW", "call",
+    "checked", "fsconfig_create", "fsconfig_fd", "fsconfig_flag", "fsconfig_string",
+    "fscontext_messages", "fsmount", "fsopen", "is_known", "mount", "mount_setattr", "move_mount",
+    "open_tree", "openat2", "pidfd_getfd", "pivot_root", "prctl_set_child_subreaper",
+    "prctl_set_pdeathsig", "renameat2", "setns", "syncfs", "umount2", "unshare",
 ]  # fmt: skip
 
 # include/uapi/linux/mount.h: flags of mount(2)
@@ -118,6 +118,9 @@ RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
+
+# include/uapi/linux/fcntl.h: flags of renameat2(2)
+RENAME_EXCHANGE: Final = 2
 
 # include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG: Final = 1
@@ -214,6 +217,21 @@ def is_known(attempt: Callable[[], object]) -> bool:
 def syncfs(fd: int) -> None:
     """`syncfs(2)`; since Linux 5.8 it fails if a page of that file system could not be written."""
     checked(_libc.syncfs(fd), fd)
+
+
+def renameat2(old_dirfd: int, old_path: bytes, new_dirfd: int, new_path: bytes, flags: int) -> None:
+    """
+    `renameat2(2)`; with RENAME_EXCHANGE both names change places at once, whatever they are.
+
+    EINVAL from a file system that cannot do it, EBUSY for a mountpoint, EXDEV also from overlay
+    for a directory of a lower layer. ENOSYS before Linux 3.15, and where libc has no such function.
+    """
+    old, new = _string(old_path), _string(new_path)
+    try:
+        wrapper = _libc.renameat2  # glibc 2.28, musl 1.2.6
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fsdecode(new_path)) from None
+    checked(wrapper(old_dirfd, old, new_dirfd, new, flags), new_path, old_path)
 
 
 def unshare(flags: int) -> None:

@@ -126,6 +126,33 @@ def test_mount_and_umount(place: bytes) -> None:
     assert not is_mounted(place)
 
 
+def test_renameat2_exchanges(place: bytes) -> None:
+    """Two directories change places, contents and all; what is missing is named, both of them."""
+    one, two = place + b"/one", place + b"/two"
+    for path in (one, two):
+        os.makedirs(path + b"/" + os.path.basename(path))
+    syscalls.renameat2(syscalls.AT_FDCWD, one, syscalls.AT_FDCWD, two, syscalls.RENAME_EXCHANGE)
+    assert (os.listdir(one), os.listdir(two)) == ([b"two"], [b"one"])
+    with pytest.raises(FileNotFoundError) as caught:
+        syscalls.renameat2(
+            syscalls.AT_FDCWD, one, syscalls.AT_FDCWD, place + b"/none", syscalls.RENAME_EXCHANGE
+        )
+    assert caught.value.filename == os.fsdecode(one)
+    assert caught.value.filename2 == os.fsdecode(place + b"/none")
+
+
+def test_renameat2_of_a_mountpoint(place: bytes) -> None:
+    """What something is mounted on stays where it is."""
+    one, two = place + b"/one", place + b"/two"
+    os.mkdir(one)
+    os.mkdir(two)
+    syscalls.mount(b"tmpfs", one, b"tmpfs", 0)
+    with pytest.raises(OSError, match="busy") as caught:
+        syscalls.renameat2(syscalls.AT_FDCWD, one, syscalls.AT_FDCWD, two, syscalls.RENAME_EXCHANGE)
+    assert caught.value.errno == errno.EBUSY
+    syscalls.umount2(one)
+
+
 def test_an_error_names_the_path(place: bytes) -> None:
     """The name in the error is the path as Python's os shows it, whatever its bytes."""
     with pytest.raises(OSError, match="Invalid argument") as caught:
