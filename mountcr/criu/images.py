@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from mountcr import paths
-from mountcr.criu.imagefile import Entry, Image, check, parse, read, write
+from mountcr.criu.imagefile import DAMAGED, Entry, Image, another_kind, check, parse, read, write
 from mountcr.errors import ImageError
 from mountcr.paths import KPath
 
@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 _ENTRIES_ONLY: Final = re.compile(
-    rb"(inventory|pstree|files|cgroup|remap-fpath"
-    rb"|(core|mm|fs|ids|fdinfo|pagemap|mountpoints|utsns)-\d+)\.img"
+    rb"(inventory|pstree|files|reg-files|cgroup|remap-fpath"
+    rb"|(core|mm|fs|ids|fdinfo|pagemap|mountpoints|utsns)-\d+|ghost-file-[0-9a-f]+)\.img"
 )
-"""Images without raw data between or behind their entries."""
+"""Images without raw data whose length only other images tell."""
 
 _FSTYPES: Final = {
     1: "proc",
@@ -178,6 +178,24 @@ class ImageSet:
         found = os.listdir(paths.decode(self.directory))
         return sorted(os.fsdecode(name) for name in found if name.endswith(b".img"))
 
+    def messages(self, name: str, kind: type[M], *, missing_ok: bool = False) -> list[M]:
+        """
+        Give the messages of a file of the set; none if it is `missing_ok` and missing.
+
+        Raises ImageError if it is damaged, missing or of another kind.
+        """
+        path = self.path(name)
+        try:
+            image = read(path)
+        except FileNotFoundError as error:
+            if missing_ok:
+                return []
+            raise ImageError(f"{path} is missing", file=path, hint=DAMAGED) from error
+        entries = image.messages(kind)
+        if len(entries) < len(image.entries):
+            raise another_kind(path, image.magic)
+        return entries
+
     @property
     def image_version(self) -> int:
         """The version of the image format; 2 since CRIU 2.0."""
@@ -194,7 +212,7 @@ class ImageSet:
         """How long the tasks were frozen by the dump; None if CRIU left no statistics."""
         from mountcr.criu import images_pb2 as pb
 
-        entries = self._all("stats-dump", pb.Statistics, missing_ok=True)
+        entries = self.messages("stats-dump", pb.Statistics, missing_ok=True)
         return entries[0].dump.frozen_time / 1e6 if entries else None
 
     @property
@@ -221,19 +239,27 @@ class ImageSet:
         for name in self.names():
             match = re.fullmatch(r"mountpoints-(\d+)\.img", name)
             if match:
-                found[int(match[1])] = [_mount(entry) for entry in self._all(name, pb.MountEntry)]
+                found[int(match[1])] = [
+                    _mount(entry) for entry in self.messages(name, pb.MountEntry)
+                ]
         return found
 
     def regular_files(self) -> list[FileImage]:
-        """Give every regular file, directory and device that a task holds."""
+        """
+        Give every regular file, directory and device that a task holds.
+
+        A CRIU before 3.x wrote them into reg-files.img alone.
+        """
         from mountcr.criu import images_pb2 as pb
 
         remaps = self._remaps()
-        return [
-            _file(entry.reg, remaps.get(entry.id, ""))
-            for entry in self._all("files.img", pb.FileEntry)
+        regular = self.messages("reg-files.img", pb.RegularFile, missing_ok=True)
+        regular += [
+            entry.reg
+            for entry in self.messages("files.img", pb.FileEntry, missing_ok=bool(regular))
             if entry.type == _TYPE_REGULAR and entry.HasField("reg")
         ]
+        return [_file(entry, remaps.get(entry.id, "")) for entry in regular]
 
     def mapped_file_ids(self) -> frozenset[int]:
         """Give the ids of the files that are mapped or executed: of these CRIU checks build-ids."""
@@ -243,7 +269,7 @@ class ImageSet:
         for name in self.names():
             if not re.fullmatch(r"mm-\d+\.img", name):
                 continue
-            for memory in self._all(name, pb.MmEntry):
+            for memory in self.messages(name, pb.MmEntry):
                 ids.add(memory.exe_file_id)
                 ids.update(vma.shmid for vma in memory.vmas if vma.status & _VMA_FILE)
         return frozenset(ids)
@@ -253,9 +279,9 @@ class ImageSet:
         from mountcr.criu import images_pb2 as pb
 
         tasks: list[TaskImage] = []
-        for entry in self._all("pstree.img", pb.PstreeEntry):
-            fs = self._all(f"fs-{entry.pid}.img", pb.FsEntry, missing_ok=True)
-            mm = self._all(f"mm-{entry.pid}.img", pb.MmEntry, missing_ok=True)
+        for entry in self.messages("pstree.img", pb.PstreeEntry):
+            fs = self.messages(f"fs-{entry.pid}.img", pb.FsEntry, missing_ok=True)
+            mm = self.messages(f"mm-{entry.pid}.img", pb.MmEntry, missing_ok=True)
             tasks.append(
                 TaskImage(
                     pid=entry.pid,
@@ -278,7 +304,7 @@ class ImageSet:
         """
         from mountcr.criu import images_pb2 as pb
 
-        entries = self._all("cgroup.img", pb.CgroupEntry, missing_ok=True)
+        entries = self.messages("cgroup.img", pb.CgroupEntry, missing_ok=True)
         with_tasks = {
             (_controllers(member.name), _cgroup_path("", member.path))
             for entry in entries
@@ -304,30 +330,14 @@ class ImageSet:
     def _remaps(self) -> dict[int, str]:
         from mountcr.criu import images_pb2 as pb
 
-        entries = self._all("remap-fpath.img", pb.RemapEntry, missing_ok=True)
+        entries = self.messages("remap-fpath.img", pb.RemapEntry, missing_ok=True)
         return {entry.orig_id: _REMAPS.get(entry.remap_type, "linked") for entry in entries}
 
     def _one(self, name: str, kind: type[M]) -> M:
-        entries = self._all(name, kind)
+        entries = self.messages(name, kind)
         if not entries:
             raise _empty(self.path(name))
         return entries[0]
-
-    def _all(self, name: str, kind: type[M], *, missing_ok: bool = False) -> list[M]:
-        path = self.path(name)
-        try:
-            image = read(path)
-        except FileNotFoundError as error:
-            if missing_ok:
-                return []
-            raise ImageError(f"{path} is missing", file=path) from error
-        entries = image.messages(kind)
-        if len(entries) < len(image.entries):
-            raise ImageError(
-                f"{path} holds messages of another kind: its magic number is {image.magic:#x}",
-                file=path,
-            )
-        return entries
 
 
 def find_damage(directory: KPath) -> ImageError | None:
@@ -347,7 +357,7 @@ def find_damage(directory: KPath) -> ImageError | None:
 
 
 def _empty(path: KPath) -> ImageError:
-    return ImageError(f"{path} has no entry", file=path)
+    return ImageError(f"{path} has no entry", file=path, hint=DAMAGED)
 
 
 def _mount(entry: images_pb2.MountEntry) -> MountImage:

@@ -36,16 +36,18 @@ class NamespaceIds(_message.Message):
     def __init__(self, vm: _Optional[int] = ..., files: _Optional[int] = ..., fs: _Optional[int] = ..., sighand: _Optional[int] = ..., pid: _Optional[int] = ..., net: _Optional[int] = ..., ipc: _Optional[int] = ..., uts: _Optional[int] = ..., mnt: _Optional[int] = ..., user: _Optional[int] = ..., cgroup: _Optional[int] = ..., time: _Optional[int] = ...) -> None: ...
 
 class Inventory(_message.Message):
-    __slots__ = ("img_version", "root_ids", "root_cgroup_set", "dump_uptime")
+    __slots__ = ("img_version", "fdinfo_per_id", "root_ids", "root_cgroup_set", "dump_uptime")
     IMG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FDINFO_PER_ID_FIELD_NUMBER: _ClassVar[int]
     ROOT_IDS_FIELD_NUMBER: _ClassVar[int]
     ROOT_CGROUP_SET_FIELD_NUMBER: _ClassVar[int]
     DUMP_UPTIME_FIELD_NUMBER: _ClassVar[int]
     img_version: int
+    fdinfo_per_id: bool
     root_ids: NamespaceIds
     root_cgroup_set: int
     dump_uptime: int
-    def __init__(self, img_version: _Optional[int] = ..., root_ids: _Optional[_Union[NamespaceIds, _Mapping]] = ..., root_cgroup_set: _Optional[int] = ..., dump_uptime: _Optional[int] = ...) -> None: ...
+    def __init__(self, img_version: _Optional[int] = ..., fdinfo_per_id: bool = ..., root_ids: _Optional[_Union[NamespaceIds, _Mapping]] = ..., root_cgroup_set: _Optional[int] = ..., dump_uptime: _Optional[int] = ...) -> None: ...
 
 class PstreeEntry(_message.Message):
     __slots__ = ("pid", "ppid", "pgid", "sid", "threads")
@@ -102,7 +104,7 @@ class MountEntry(_message.Message):
     def __init__(self, fstype: _Optional[int] = ..., mnt_id: _Optional[int] = ..., root_dev: _Optional[int] = ..., parent_mnt_id: _Optional[int] = ..., flags: _Optional[int] = ..., root: _Optional[bytes] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., options: _Optional[bytes] = ..., shared_id: _Optional[int] = ..., master_id: _Optional[int] = ..., with_plugin: bool = ..., ext_mount: bool = ..., fsname: _Optional[bytes] = ..., internal_sharing: bool = ..., deleted: bool = ..., sb_flags: _Optional[int] = ..., ext_key: _Optional[bytes] = ...) -> None: ...
 
 class RegularFile(_message.Message):
-    __slots__ = ("id", "flags", "pos", "name", "mnt_id", "size", "ext", "mode")
+    __slots__ = ("id", "flags", "pos", "name", "mnt_id", "size", "ext", "mode", "build_id", "checksum", "checksum_config", "checksum_parameter")
     ID_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     POS_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +113,10 @@ class RegularFile(_message.Message):
     SIZE_FIELD_NUMBER: _ClassVar[int]
     EXT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    BUILD_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_PARAMETER_FIELD_NUMBER: _ClassVar[int]
     id: int
     flags: int
     pos: int
@@ -119,7 +125,11 @@ class RegularFile(_message.Message):
     size: int
     ext: bool
     mode: int
-    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., pos: _Optional[int] = ..., name: _Optional[bytes] = ..., mnt_id: _Optional[int] = ..., size: _Optional[int] = ..., ext: bool = ..., mode: _Optional[int] = ...) -> None: ...
+    build_id: _containers.RepeatedScalarFieldContainer[int]
+    checksum: int
+    checksum_config: int
+    checksum_parameter: int
+    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., pos: _Optional[int] = ..., name: _Optional[bytes] = ..., mnt_id: _Optional[int] = ..., size: _Optional[int] = ..., ext: bool = ..., mode: _Optional[int] = ..., build_id: _Optional[_Iterable[int]] = ..., checksum: _Optional[int] = ..., checksum_config: _Optional[int] = ..., checksum_parameter: _Optional[int] = ...) -> None: ...
 
 class FileEntry(_message.Message):
     __slots__ = ("type", "id", "reg")
@@ -130,6 +140,20 @@ class FileEntry(_message.Message):
     id: int
     reg: RegularFile
     def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., reg: _Optional[_Union[RegularFile, _Mapping]] = ...) -> None: ...
+
+class DescriptorEntry(_message.Message):
+    __slots__ = ("id", "flags", "type", "fd", "selinux")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    FD_FIELD_NUMBER: _ClassVar[int]
+    SELINUX_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    flags: int
+    type: int
+    fd: int
+    selinux: bytes
+    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., type: _Optional[int] = ..., fd: _Optional[int] = ..., selinux: _Optional[bytes] = ...) -> None: ...
 
 class FsEntry(_message.Message):
     __slots__ = ("cwd_id", "root_id", "umask")
@@ -176,6 +200,34 @@ class RemapEntry(_message.Message):
     remap_id: int
     remap_type: int
     def __init__(self, orig_id: _Optional[int] = ..., remap_id: _Optional[int] = ..., remap_type: _Optional[int] = ...) -> None: ...
+
+class GhostFile(_message.Message):
+    __slots__ = ("uid", "gid", "mode", "dev", "ino", "rdev", "chunks", "size")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    DEV_FIELD_NUMBER: _ClassVar[int]
+    INO_FIELD_NUMBER: _ClassVar[int]
+    RDEV_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    uid: int
+    gid: int
+    mode: int
+    dev: int
+    ino: int
+    rdev: int
+    chunks: bool
+    size: int
+    def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., mode: _Optional[int] = ..., dev: _Optional[int] = ..., ino: _Optional[int] = ..., rdev: _Optional[int] = ..., chunks: bool = ..., size: _Optional[int] = ...) -> None: ...
+
+class GhostChunk(_message.Message):
+    __slots__ = ("length", "offset")
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    length: int
+    offset: int
+    def __init__(self, length: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class CgroupPermissions(_message.Message):
     __slots__ = ("mode", "uid", "gid")

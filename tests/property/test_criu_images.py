@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mountcr.criu import images_pb2 as pb
-from mountcr.criu.imagefile import FILES, IMG_COMMON, MM, MOUNTS, PSTREE, parse
+from mountcr.criu.imagefile import FILES, GHOST_FILE, IMG_COMMON, MM, MOUNTS, PSTREE, Image, parse
 from mountcr.errors import ImageError
 
 if TYPE_CHECKING:
@@ -115,3 +118,93 @@ def test_damage_never_escapes(entry: tuple[int, Message], damage: st.DataObject)
     with contextlib.suppress(ImageError):
         kept = parse(bytes(data), "x").to_bytes()
     assert kept == bytes(data)
+
+
+# --- Whole images ---------------------------------------------------------------------------------
+
+FIXTURES = Path(__file__).parent.parent / "fixtures/images"
+WHOLE = {
+    str(path.relative_to(FIXTURES)): path.read_bytes()
+    for path in sorted(FIXTURES.glob("*/*"))
+    if path.name != "README.md" and ".tar." not in path.name
+}
+KINDS = sorted(WHOLE)
+
+LITTLE = 1 << 20
+"""Bytes that reading an image of some kilobytes may take."""
+
+
+@given(name=st.sampled_from(KINDS), damage=st.data())
+@settings(max_examples=400)
+def test_a_damaged_image_is_refused_or_valid(name: str, damage: st.DataObject) -> None:
+    """
+    However an image of any kind is damaged, it is an ImageError or is written as it was read.
+
+    The error names the file and a byte of it, and no length that the file claims is allocated.
+    """
+    data = bytearray(WHOLE[name])
+    for _ in range(damage.draw(st.integers(1, 3), label="times")):
+        position = damage.draw(st.integers(0, len(data) - 1), label="position")
+        match damage.draw(st.sampled_from(["cut", "flip", "length", "insert", "remove"])):
+            case "cut":
+                del data[position + 1 :]
+            case "flip":
+                data[position] ^= damage.draw(st.integers(1, 255))
+            case "length":
+                length = damage.draw(st.sampled_from([0, 1 << 10, 1 << 30, 0x7FFFFFFF, 0xFFFFFFFF]))
+                data[position : position + 4] = length.to_bytes(4, "little")
+            case "insert":
+                data[position:position] = damage.draw(st.binary(min_size=1, max_size=9))
+            case _:
+                del data[position : position + damage.draw(st.integers(1, 9))]
+        if not data:
+            break
+    tracemalloc.start()
+    found = parsed(bytes(data), name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < LITTLE
+    if isinstance(found, ImageError):
+        assert found.file == name
+        assert name in found.message
+        assert 0 <= found.offset <= len(data)
+    else:
+        assert found.to_bytes() == data
+
+
+def parsed(data: bytes, name: str) -> Image | ImageError:
+    try:
+        return parse(data, name)
+    except ImageError as error:
+        return error
+
+
+@given(name=st.sampled_from(KINDS), garbage=st.binary(max_size=200), kept=st.integers(0, 12))
+def test_garbage_is_refused_or_valid(name: str, garbage: bytes, kept: int) -> None:
+    """What comes behind some bytes of an image, if it is no entry, is an ImageError."""
+    data = WHOLE[name][:kept] + garbage
+    with contextlib.suppress(ImageError):
+        assert parse(data, name).to_bytes() == data
+
+
+@given(
+    pieces=st.lists(st.tuples(st.binary(max_size=50), st.integers(0, 1 << 40)), max_size=5),
+    cut=st.integers(0, 60),
+)
+def test_the_pieces_of_an_unlinked_file_survive(pieces: list[tuple[bytes, int]], cut: int) -> None:
+    """The content of an unlinked file is kept byte by byte; a piece that is cut is an error."""
+    head = file_of(
+        GHOST_FILE, [pb.GhostFile(uid=1, gid=2, mode=3, chunks=True, size=4).SerializeToString()]
+    )
+    ends, data = [len(head)], head
+    for content, offset in pieces:
+        entry = pb.GhostChunk(length=len(content), offset=offset).SerializeToString()
+        data += len(entry).to_bytes(4, "little") + entry + content
+        ends.append(len(data))
+    assert parse(data, "x").to_bytes() == data
+    short = data[: max(len(head), len(data) - cut)]
+    if len(short) in ends:
+        assert parse(short, "x").to_bytes() == short
+    else:
+        with pytest.raises(ImageError, match="ends within the entry at byte"):
+            parse(short, "x")

@@ -5,18 +5,30 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mountcr.criu import images_pb2 as pb
-from mountcr.criu.imagefile import MOUNTS, Entry, Image
+from mountcr.criu.imagefile import (
+    LARGEST,
+    LARGEST_ENTRY,
+    MOUNTS,
+    REG_FILES,
+    Entry,
+    Image,
+    check,
+    first,
+)
 from mountcr.criu.images import (
     CgroupImage,
     FileImage,
     ImageSet,
     MountImage,
     TaskImage,
+    find_damage,
     parse,
     read,
     write,
@@ -24,8 +36,17 @@ from mountcr.criu.images import (
 from mountcr.errors import ImageError
 from mountcr.paths import KPath, encode
 
-FIXTURE = Path(__file__).parent.parent / "fixtures/images/raw-overlay-criu-4.1.1"
-FILES = sorted(path.name for path in FIXTURE.iterdir() if path.name != "README.md")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIXTURES = Path(__file__).parent.parent / "fixtures/images"
+FIXTURE = FIXTURES / "raw-overlay-criu-4.1.1"
+HELD = FIXTURES / "held-files-criu-4.1.1"
+FILES = sorted(
+    str(path.relative_to(FIXTURES))
+    for path in FIXTURES.glob("*/*")
+    if path.name != "README.md" and ".tar." not in path.name
+)
 MS_SHARED = 1 << 20
 MS_RELATIME = 1 << 21
 MS_NOSUID = 2
@@ -118,6 +139,29 @@ def test_files(images: ImageSet) -> None:
     }
 
 
+def test_what_is_left_of_files() -> None:
+    """Unlinked files, the name that CRIU gave one, and files on mounts from outside are known."""
+    files = {str(file.path): file for file in ImageSet(encode(str(HELD))).regular_files()}
+    assert {path: file.remap for path, file in files.items() if file.remap} == {
+        "/tmp/small": "ghost",
+        "/tmp/pieces": "ghost",
+        "/tmp/first": "linked",
+    }
+    assert files["/tmp/link_remap.7"].mnt_id == -1
+    assert files["/data/log"].mnt_id == 97
+
+
+def test_files_of_an_old_criu(copy: Path) -> None:
+    """Regular files in an image of their own are read as those among all others."""
+    directory = encode(str(copy))
+    wanted = ImageSet(directory).regular_files()
+    entries = read(encode(str(copy / "files.img"))).messages(pb.FileEntry)
+    regular = [entry.reg for entry in entries if entry.HasField("reg")]
+    write(encode(str(copy / "reg-files.img")), Image(REG_FILES, [Entry(each) for each in regular]))
+    (copy / "files.img").unlink()
+    assert ImageSet(directory).regular_files() == wanted
+
+
 def test_mapped_files(images: ImageSet) -> None:
     """Of the files only the program is mapped."""
     files = {file.id: file.path for file in images.regular_files()}
@@ -154,8 +198,10 @@ def test_cgroups_of_an_ignoring_dump(copy: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_reading_and_writing_keeps_each_byte(name: str) -> None:
     """A file that was read and not changed is written as it was."""
-    data = (FIXTURE / name).read_bytes()
+    data = (FIXTURES / name).read_bytes()
     assert parse(data, name).to_bytes() == data
+    assert read(encode(str(FIXTURES / name))).to_bytes() == data
+    check(encode(str(FIXTURES / name)))
 
 
 def test_rewriting(copy: Path) -> None:
@@ -198,10 +244,20 @@ def test_a_failed_write_leaves_the_old_file(copy: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_truncation_is_found(name: str) -> None:
-    """A file that ends anywhere but between two entries is an error that says where."""
-    data = (FIXTURE / name).read_bytes()
-    ends = {len(parse(data, name).to_bytes())}
+    """
+    A file that ends anywhere but between two entries is an error that says where.
+
+    Of an unlinked file that is not in pieces, only another image tells the length.
+    """
+    data = (FIXTURES / name).read_bytes()
     image = parse(data, name)
+    start = len(data) - len(image.content)
+    ends = {start, len(data)}
+    if name.endswith("ghost-file-1.img"):
+        ends |= set(range(start, len(data)))
+    elif image.content:
+        ends.add(start + 4 + image.content[0] + 4096)  # behind the first of two pieces
+    image.content = b""
     while image.entries:
         image.entries.pop()
         ends.add(len(image.to_bytes()))
@@ -224,6 +280,7 @@ def test_every_truncation_is_found(name: str) -> None:
         (b"\x16\x31\x31\x58\x02\0\0\0\xff\xff", "at byte 4 is not a Inventory", 4),
         (b"\x16\x31\x31\x58\0\0\0\0", "at byte 4 lacks a field", 4),
         (b"\x16\x31\x31\x58\xff\xff\xff\xff", "ends within the entry at byte 4", 4),
+        (b"\x19\x43\x56\x54\x30\x33\x38\x59\0\0\0\0", "at byte 8 lacks a field", 8),
     ],
 )
 def test_damage(data: bytes, message: str, offset: int) -> None:
@@ -232,6 +289,79 @@ def test_damage(data: bytes, message: str, offset: int) -> None:
         parse(data, "/images/x.img")
     assert caught.value.message.startswith(("/images/x.img", "0x"))
     assert (caught.value.file, caught.value.offset) == ("/images/x.img", offset)
+    assert caught.value.hint
+
+
+def sparse(path: Path, head: bytes, size: int) -> KPath:
+    """Make a file of some bytes and a hole behind them."""
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(size)
+    return encode(str(path))
+
+
+@pytest.mark.parametrize("length", [0, 1 << 20, (1 << 30) - 1, 0xFFFFFFFF])
+@pytest.mark.parametrize("size", [LARGEST, 10 << 30])
+def test_a_large_hole_is_not_read(tmp_path: Path, size: int, length: int) -> None:
+    """A file that is mostly a hole is an error, and nothing of its size is allocated."""
+    head = (FIXTURE / "files.img").read_bytes()[:8] + length.to_bytes(4, "little")
+    path = sparse(tmp_path / "files.img", head, size)
+    looks: list[Callable[[KPath], object]] = [read, check, lambda path: first(path, pb.FileEntry)]
+    for look in looks:
+        tracemalloc.start()
+        with pytest.raises(ImageError, match=r"files\.img") as caught:
+            look(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert caught.value.file == path
+        assert peak < (4 << 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(LARGEST + 1, "has 268435457 bytes"), (LARGEST, "the entry at byte 8 has 67108865 bytes")],
+)
+def test_limits(tmp_path: Path, size: int, message: str) -> None:
+    """What is larger than any image with entries, or any entry, is not read, and said to be so."""
+    head = (FIXTURE / "files.img").read_bytes()[:8] + (LARGEST_ENTRY + 1).to_bytes(4, "little")
+    path = sparse(tmp_path / "files.img", head, size)
+    with pytest.raises(ImageError, match=message) as caught:
+        read(path)
+    assert "at most" in (caught.value.hint or "")
+
+
+def test_the_first_entry_of_a_large_file(tmp_path: Path) -> None:
+    """What an unlinked file is can be read without its content, however large that is."""
+    head = (HELD / "ghost-file-1.img").read_bytes()
+    path = sparse(tmp_path / "ghost-file-1.img", head, 10 << 30)
+    assert first(path, pb.GhostFile).mode == S_IFREG | 0o644
+    check(path)
+    with pytest.raises(ImageError, match="messages of another kind"):
+        first(path, pb.FileEntry)
+    (tmp_path / "empty.img").write_bytes(head[:8])
+    with pytest.raises(ImageError, match="has no entry"):
+        first(encode(str(tmp_path / "empty.img")), pb.GhostFile)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A directory or a pipe under the name of an image is an error and not waited for."""
+    os.mkfifo(tmp_path / "pstree.img")
+    for path in (tmp_path, tmp_path / "pstree.img"):
+        with pytest.raises(ImageError, match="it is no regular file"):
+            read(encode(str(path)))
+
+
+def test_damage_of_a_set_is_found(tmp_path: Path) -> None:
+    """A set that is whole has no damage; of one that is cut off, the file and the byte."""
+    shutil.copytree(HELD, tmp_path / "copy")
+    directory = encode(str(tmp_path / "copy"))
+    assert find_damage(directory) is None
+    pieces = tmp_path / "copy/ghost-file-2.img"
+    pieces.write_bytes(pieces.read_bytes()[:-1])
+    found = find_damage(directory)
+    assert found is not None
+    assert found.file == encode(str(pieces))
+    assert "ends within the entry at byte" in found.message
 
 
 def test_a_directory_without_images(tmp_path: Path) -> None:
