@@ -40,6 +40,7 @@ __all__ = [
     "find_damage",
     "parse",
     "read",
+    "spelled",
     "write",
 ]
 
@@ -367,15 +368,15 @@ def _mount(entry: images_pb2.MountEntry) -> MountImage:
         parent=entry.parent_mnt_id,
         fstype=fstype,
         dev=f"{entry.root_dev >> _MINOR_BITS}:{entry.root_dev & ((1 << _MINOR_BITS) - 1)}",
-        root=_spelled(entry.root),
-        mountpoint=_spelled(entry.mountpoint),
-        source=_spelled(entry.source),
+        root=spelled(entry.root),
+        mountpoint=spelled(entry.mountpoint),
+        source=spelled(entry.source),
         options=paths.from_line(entry.options),
         flags=entry.flags,
         super_flags=entry.sb_flags,
         shared=entry.shared_id,
         master=entry.master_id,
-        external=_spelled(entry.ext_key) if entry.HasField("ext_key") else None,
+        external=spelled(entry.ext_key) if entry.HasField("ext_key") else None,
         deleted=entry.deleted,
     )
 
@@ -430,6 +431,6 @@ def _text(raw: bytes) -> str:
     return paths.from_line(raw)
 
 
-def _spelled(raw: bytes) -> KPath:
+def spelled(raw: bytes) -> KPath:
     r"""Give back the spelling of mountinfo, of which CRIU undid all but `\012` and `\043`."""
     return KPath(re.sub(r"\\134(012|043)", r"\\\1", paths.encode(raw)))
