@@ -227,6 +227,41 @@ def _convert(subparsers: Subparsers) -> None:
     )
 
 
+def _images(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "images", "show the mounts, files and tasks in CRIU's images")
+    parser.add_argument("images", metavar="DIR", help="images of any CRIU")
+    _rewriting(parser, "--map", "OLD=NEW", "look for files below OLD below NEW when restored")
+    _rewriting(
+        parser,
+        "--map-cgroup",
+        "[CONTROLLER:]OLD=NEW",
+        "put control groups below OLD below NEW, of the hierarchy with CONTROLLER or of all",
+    )
+    _rewriting(
+        parser, "--unchecked", "PATH", "have CRIU take PATH whatever its size, mode and build-id"
+    )
+    _rewriting(
+        parser,
+        "--name-external",
+        "MOUNTPOINT=KEY",
+        "give a mount that CRIU detected (`mnt[]`) a key, for `--external mnt[KEY]:SOURCE`",
+    )
+    _dry_run(parser)
+    parser.set_defaults(operations=[])
+
+
+def _rewriting(parser: argparse.ArgumentParser, option: str, metavar: str, text: str) -> None:
+    """Add an option that rewrites images; all are done in the order in which they are given."""
+    parser.add_argument(
+        option,
+        dest="operations",
+        action="append",
+        type=lambda word: (option, word),
+        metavar=metavar,
+        help=text,
+    )
+
+
 def _doctor(subparsers: Subparsers) -> None:
     _add(subparsers, "doctor", "probe what this kernel, CRIU and libmount can do")
 
@@ -259,6 +294,7 @@ def configure(subparsers: Subparsers) -> None:
         _restore,
         _verify,
         _convert,
+        _images,
         _doctor,
         _demo,
         _schema,

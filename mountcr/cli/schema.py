@@ -24,6 +24,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.operations.cleanup import CleanupResult
     from mountcr.operations.convert import ConvertResult
     from mountcr.operations.dump import DumpResult
+    from mountcr.operations.images import ImagesResult
     from mountcr.operations.rebuild import RebuildResult
     from mountcr.operations.restore import RestoreResult
     from mountcr.operations.verify import VerifyResult
@@ -39,6 +40,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
         "facts": Facts,
         "fingerprint": Fingerprint,
         "graph": GraphDocument,
+        "images": ImagesResult,
         "manifest": Manifest,
         "plan": Plan,
         "rebuild": RebuildResult,

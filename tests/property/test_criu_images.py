@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mountcr.criu import images_pb2 as pb
 from mountcr.criu.imagefile import FILES, GHOST_FILE, IMG_COMMON, MM, MOUNTS, PSTREE, Image, parse
+from mountcr.criu.images import ImageSet
+from mountcr.criu.rewriting import CgroupMap, NamedExternal, Operation, PathMap, rewrite
 from mountcr.errors import ImageError
+from mountcr.operations.images import ImagesResult, show_images
+from mountcr.paths import KPath, encode
+from mountcr.render.images import outline_images
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -208,3 +216,35 @@ def test_the_pieces_of_an_unlinked_file_survive(pieces: list[tuple[bytes, int]],
     else:
         with pytest.raises(ImageError, match="ends within the entry at byte"):
             parse(short, "x")
+
+
+# --- Whole sets -----------------------------------------------------------------------------------
+
+HELD = "held-files-criu-4.1.1"
+
+
+@given(name=st.sampled_from([name for name in KINDS if name.startswith(HELD)]), damage=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_set_is_shown_or_refused(name: str, damage: st.DataObject) -> None:
+    """Whatever the messages of a set say, it is shown as text and JSON, or is an ImageError."""
+    data = bytearray(WHOLE[name])
+    for _ in range(damage.draw(st.integers(1, 4))):
+        position = damage.draw(st.integers(8, len(data) - 1))
+        data[position] = damage.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as top:
+        directory = Path(top, "set")
+        shutil.copytree(FIXTURES / HELD, directory)
+        (directory / Path(name).name).write_bytes(data)
+        with contextlib.suppress(ImageError):
+            rewrite(ImageSet(encode(str(directory))), OPERATIONS)
+        with contextlib.suppress(ImageError):
+            found = show_images(encode(str(directory)))
+            assert outline_images(found).plain().startswith(str(encode(top)))
+            msgspec.json.decode(msgspec.json.encode(found), type=ImagesResult)
+
+
+OPERATIONS: list[Operation] = [
+    PathMap(because="a test", old=KPath("/tmp"), new=KPath("/t")),
+    CgroupMap(because="a test", old=KPath("/web"), new=KPath("/w")),
+    NamedExternal(because="a test", mountpoint=KPath("/data"), key="data"),
+]

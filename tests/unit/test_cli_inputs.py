@@ -34,6 +34,7 @@ COMMANDS = {
     "umount": ["/a"],
     "restore": ["/i"],
     "verify": ["/i"],
+    "images": ["/i"],
     "convert": ["/l", "--from", "overlay", "--to", "aufs", "-o", "/o"],
     "doctor": [],
     "demo": [],
