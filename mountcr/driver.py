@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount, Stack, StoredLayer
+    from mountcr.model import Mount
     from mountcr.paths import KPath
     from mountcr.planning.steps import Step
+    from mountcr.stack import Stack, StoredLayer
 
 __all__ = ["Driver", "drivers", "get_driver", "recognise"]
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from mountcr.aufsopts import AufsOptions
-    from mountcr.model import StoredLayer
     from mountcr.overlayopts import OverlayOptions
     from mountcr.paths import KPath
     from mountcr.planning.steps import Step
+    from mountcr.stack import StoredLayer
 
 __all__ = ["Kernel", "Recorder", "applied"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr import paths
 from mountcr.aufsopts import AufsOptions, Branch, options_of
-from mountcr.model import Stack, StoredLayer
 from mountcr.planning.steps import Aufs, Step
+from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

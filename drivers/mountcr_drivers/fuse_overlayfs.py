@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr.errors import CapabilityError
 from mountcr.fuseopts import FuseCommand, format_options, parse_command
-from mountcr.model import Stack, StoredLayer
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import FuseUnion, Step
+from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

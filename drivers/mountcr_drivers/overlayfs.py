@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr import paths
-from mountcr.model import Stack, StoredLayer
 from mountcr.overlayopts import parse_options
 from mountcr.planning.steps import Overlay, Step
+from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,9 +18,9 @@ from mountcr.fuseopts import (
     parse_branches,
     parse_command,
 )
-from mountcr.model import Stack, StoredLayer
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import FuseUnion, Step
+from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

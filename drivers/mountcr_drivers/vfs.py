@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr.graph.superblock import short_type
-from mountcr.model import Stack, StoredLayer
 from mountcr.planning.steps import Bind, Step
+from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

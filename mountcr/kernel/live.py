@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from mountcr.aufsopts import AufsOptions
     from mountcr.kernel.servers import Server
-    from mountcr.model import StoredLayer
     from mountcr.overlayopts import OverlayOptions
     from mountcr.rootfs.writer import Progress
+    from mountcr.stack import StoredLayer
 
 __all__ = ["LiveKernel"]
 

@@ -23,8 +23,9 @@ from mountcr.target import Holder
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mountcr.model import Mount, MountNamespace, Stack
+    from mountcr.model import Mount, MountNamespace
     from mountcr.paths import KPath
+    from mountcr.stack import Stack
 
 __all__ = ["holders_of"]
 

@@ -24,9 +24,9 @@ from mountcr.rootfs.tree import shown
 from mountcr.target import Survey, SurveyedLayer
 
 if TYPE_CHECKING:
-    from mountcr.model import Stack
     from mountcr.paths import KPath
     from mountcr.rootfs.dialect import Dialect
+    from mountcr.stack import Stack
 
 __all__ = ["survey"]
 

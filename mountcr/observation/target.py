@@ -36,13 +36,14 @@ from mountcr.target import Survey, Target, TargetFile
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mountcr.model import Host, Stack
+    from mountcr.model import Host
     from mountcr.planning.files import NamedFile
     from mountcr.planning.records import External
     from mountcr.planning.steps import Step
     from mountcr.planning.whereabouts import Place
     from mountcr.rootfs.inode import Inode
     from mountcr.rootfs.view import View
+    from mountcr.stack import Stack
 
 __all__ = ["observe_target"]
 

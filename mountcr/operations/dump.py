@@ -45,10 +45,11 @@ from mountcr.rootfs import fingerprint as fingerprints
 from mountcr.rootfs.fingerprint import Extent
 
 if TYPE_CHECKING:
-    from mountcr.model import Container, Facts, Stack
+    from mountcr.model import Container, Facts
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
     from mountcr.rootfs.fingerprint import Fingerprint
+    from mountcr.stack import Stack
 
 __all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump"]
 

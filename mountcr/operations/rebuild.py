@@ -52,10 +52,10 @@ from mountcr.planning.steps import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from mountcr.model import Stack
     from mountcr.planning.records import Plan, Rootfs
     from mountcr.planning.steps import Step
     from mountcr.rootfs.writer import Progress
+    from mountcr.stack import Stack
 
 __all__ = ["REBUILD_SCHEMA", "RebuildResult", "plan_rebuild", "rebuild", "rebuilt", "unmount"]
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr import manifest as manifests
 from mountcr.errors import MountcrError, PrivilegeError
-from mountcr.model import Record, StoredLayer
+from mountcr.model import Record
 from mountcr.operations.restore import plan_restore
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import Choices
 from mountcr.rootfs import fingerprint as fingerprints
 from mountcr.rootfs.fingerprint import Extent, Fingerprint, LayerFingerprint
 from mountcr.rootfs.verify import Difference, differences
+from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from mountcr.model import Record
 from mountcr.paths import KPath, join
 
 if TYPE_CHECKING:
-    from mountcr.model import Stack
+    from mountcr.stack import Stack
 
 __all__ = ["CACHE", "IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices", "new_upper"]
 

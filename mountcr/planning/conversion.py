@@ -15,9 +15,9 @@ import msgspec
 
 from mountcr import paths
 from mountcr.driver import get_driver
-from mountcr.model import Stack, StoredLayer
 from mountcr.planning.choices import CACHE
 from mountcr.planning.steps import Convert, Copy, Directory, EmptyLayer, Step
+from mountcr.stack import Stack, StoredLayer
 from mountcr.target import SurveyedLayer
 
 if TYPE_CHECKING:

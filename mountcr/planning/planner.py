@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mountcr.graph import Node
-    from mountcr.model import Finding, Stack
+    from mountcr.model import Finding
     from mountcr.paths import KPath
     from mountcr.planning.files import NamedFile
+    from mountcr.stack import Stack
     from mountcr.target import Target
 
 __all__ = ["make_plan", "needed_mountpoints"]

@@ -6,10 +6,11 @@ from __future__ import annotations
 from enum import StrEnum
 
 from mountcr.criu.options import CriuOptions
-from mountcr.model import Finding, InodeType, Record, Severity, Stack
+from mountcr.model import Finding, InodeType, Record, Severity
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
 from mountcr.planning.steps import Step
+from mountcr.stack import Stack
 
 __all__ = [
     "PLAN_SCHEMA",

@@ -10,18 +10,18 @@ import msgspec
 from mountcr import paths
 from mountcr.driver import get_driver, recognise
 from mountcr.graph.tree import MountTree
-from mountcr.model import Mount, Stack
 from mountcr.planning.choices import new_upper
 from mountcr.planning.conversion import convert
 from mountcr.planning.records import Rootfs
 from mountcr.planning.steps import Attributes, Bind, Propagation, Step
 from mountcr.planning.volatile import marker_steps
+from mountcr.stack import Stack
 from mountcr.target import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mountcr.model import Container
+    from mountcr.model import Container, Mount
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
 

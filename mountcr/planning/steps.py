@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from mountcr.aufsopts import AufsOptions, Branch
-from mountcr.model import InodeType, StoredLayer
+from mountcr.model import InodeType
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath
+from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

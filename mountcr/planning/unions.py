@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph import MountGraph
-    from mountcr.model import Mount, Stack
+    from mountcr.model import Mount
     from mountcr.paths import KPath
     from mountcr.planning.records import External
+    from mountcr.stack import Stack
 
 __all__ = ["assemble_unions", "directories_on_host", "place_unions", "show_unions"]
 

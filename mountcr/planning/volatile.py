@@ -25,13 +25,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mountcr import paths
-from mountcr.model import Volatile
 from mountcr.overlayopts import is_volatile
 from mountcr.planning.steps import VolatileMarker
+from mountcr.stack import Volatile
 
 if TYPE_CHECKING:
-    from mountcr.model import Facts, Stack
+    from mountcr.model import Facts
     from mountcr.planning.steps import Step
+    from mountcr.stack import Stack
 
 __all__ = ["marker_of", "marker_steps", "seen_volatile"]
 

@@ -17,9 +17,9 @@ from mountcr.rootfs.writer import write
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mountcr.model import StoredLayer
     from mountcr.paths import KPath
     from mountcr.rootfs.writer import Progress, Written
+    from mountcr.stack import StoredLayer
 
 __all__ = ["write_changes", "write_merged", "write_nothing"]
 

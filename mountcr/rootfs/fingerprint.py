@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr.errors import DocumentError
-from mountcr.model import InodeType, Record, StoredLayer
+from mountcr.model import InodeType, Record
 from mountcr.paths import KPath, decode
 from mountcr.rootfs.changes import changes, everything
 from mountcr.rootfs.digests import Digester, LayerDigest
 from mountcr.rootfs.inode import Inode
 from mountcr.rootfs.opened import opened
 from mountcr.rootfs.tree import shown
+from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

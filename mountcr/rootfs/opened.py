@@ -16,8 +16,8 @@ from mountcr.rootfs.view import View
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from mountcr.model import StoredLayer
     from mountcr.paths import KPath
+    from mountcr.stack import StoredLayer
 
 __all__ = ["opened"]
 

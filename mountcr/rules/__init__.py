@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from mountcr.graph import MountGraph, Node
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Facts, Host, Stack
+    from mountcr.model import Facts, Host
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
     from mountcr.planning.records import External, Inherited
     from mountcr.rules.table import Rule
+    from mountcr.stack import Stack
     from mountcr.target import Target
 
 __all__ = ["Context", "Found", "check", "predicates"]

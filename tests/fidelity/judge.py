@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from fidelity.recipe import Recipe
     from fidelity.unions import Source
-    from mountcr.model import Stack
     from mountcr.rootfs.view import View
+    from mountcr.stack import Stack
 
 __all__ = ["ALLOWED", "TARGETS", "Allowed", "Outcome", "Verdict", "judge"]
 
@@ -266,8 +266,8 @@ _TYPES: Final = {
 
 def _aufs(stack: Stack) -> Snapshot:
     """Give what AUFS would show; the one place where the product's own reader is believed."""
-    from mountcr.model import StoredLayer
     from mountcr.rootfs.opened import opened
+    from mountcr.stack import StoredLayer
 
     layers = [StoredLayer(path=each, dialect="aufs") for each in stack.directories]
     with opened(layers) as view:

@@ -22,8 +22,8 @@ from mountcr.planning.conversion import convert
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from mountcr.model import Stack
     from mountcr.paths import KPath
+    from mountcr.stack import Stack
 
 __all__ = ["STATE", "Refused", "Unfinished", "isolate", "rebuild"]
 

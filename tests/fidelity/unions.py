@@ -23,8 +23,8 @@ from fidelity.perform import perform
 from fidelity.recipe import Link
 from mountcr.kernel import syscalls
 from mountcr.kernel.programs import written_dialect
-from mountcr.model import Stack
 from mountcr.paths import decode, encode
+from mountcr.stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

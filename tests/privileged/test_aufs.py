@@ -16,9 +16,9 @@ from mountcr.execute import applied
 from mountcr.kernel.aufs import mount_aufs
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.probes import probe_aufs
-from mountcr.model import Stack
 from mountcr.observation.host import observe_host
 from mountcr.paths import KPath, encode
+from mountcr.stack import Stack
 from scratch import NEW_CALLS, directories, lack, mounted, tmpfs
 
 

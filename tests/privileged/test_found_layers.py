@@ -20,7 +20,8 @@ from mountcr_drivers.overlayfs import OverlayFS
 from scratch import mounted, tmpfs
 
 if TYPE_CHECKING:
-    from mountcr.model import Mount, Stack
+    from mountcr.model import Mount
+    from mountcr.stack import Stack
 
 pytestmark = pytest.mark.requires("overlay")
 

@@ -20,10 +20,10 @@ from mountcr.execute import applied
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import fuse, mounts, servers, syscalls
 from mountcr.kernel.live import LiveKernel
-from mountcr.model import Stack
 from mountcr.observation.fuse import server_of, with_servers_of_all
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import Directory, FuseUnion
+from mountcr.stack import Stack
 from scratch import directories, lack, mounted, needs, tmpfs
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ import pytest
 from mountcr import mountinfo
 from mountcr.kernel import syscalls
 from mountcr.kernel.overlay import mount_overlay
-from mountcr.model import Stack
 from mountcr.observation.elsewhere import unions_elsewhere
 from mountcr.observation.fuse import with_servers_of_all
 from mountcr.observation.holders import holders_of
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath, decode, encode
+from mountcr.stack import Stack
 from scratch import directories, tmpfs
 
 if TYPE_CHECKING:

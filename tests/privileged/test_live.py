@@ -17,9 +17,10 @@ from mountcr.errors import StepError
 from mountcr.execute import applied
 from mountcr.kernel import syscalls
 from mountcr.kernel.live import LiveKernel
-from mountcr.model import InodeType, StoredLayer
+from mountcr.model import InodeType
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import Attributes, Bind, Copy, Directory, Mountpoint, Overlay, Step
+from mountcr.stack import StoredLayer
 from scratch import LADDER, directories, lack, mounted, tmpfs
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from mountcr.execute import applied
 from mountcr.kernel import syscalls
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.volatile import marker_identity, sync_upper
-from mountcr.model import Stack, Volatile
 from mountcr.paths import KPath, decode, join
 from mountcr.planning.steps import Overlay
 from mountcr.planning.volatile import marker_of, marker_steps
+from mountcr.stack import Stack, Volatile
 from scratch import directories, mounted, tmpfs
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from mountcr.errors import RefusedError
 from mountcr.kernel import syscalls
-from mountcr.model import InodeType, StoredLayer
+from mountcr.model import InodeType
 from mountcr.paths import encode
 from mountcr.rootfs.changes import changes, everything
 from mountcr.rootfs.conversion import write_changes
@@ -31,6 +31,7 @@ from mountcr.rootfs.dialects.vfs import Vfs
 from mountcr.rootfs.inode import Inode
 from mountcr.rootfs.tree import DirectoryTree
 from mountcr.rootfs.writer import SUFFIX, write, write_all
+from mountcr.stack import StoredLayer
 from snapshots import DEFAULT_ACL, NAMES, fill, snapshot
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mountcr.model import StoredLayer
 from mountcr.paths import encode
 from mountcr.rootfs.fingerprint import Extent, Fingerprint, take
 from mountcr.rootfs.tree import shown
 from mountcr.rootfs.verify import differences
+from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

@@ -13,7 +13,7 @@ import builders
 from mountcr.driver import drivers, get_driver, recognise
 from mountcr.execute import Recorder, applied
 from mountcr.graph.tree import MountTree
-from mountcr.model import Capabilities, Severity, Stack
+from mountcr.model import Capabilities, Severity
 from mountcr.observation.aufs import branches_in_sysfs, with_branches
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
@@ -21,6 +21,7 @@ from mountcr.planning.planner import make_plan
 from mountcr.planning.rootfs import holders, plan_rootfs, read_only
 from mountcr.planning.steps import Aufs, Bind
 from mountcr.rootfs.dialect import get_dialect
+from mountcr.stack import Stack
 from mountcr.target import Target
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from mountcr.errors import CapabilityError, LeftBehindError, StepError
 from mountcr.execute import Recorder, applied
-from mountcr.model import InodeType, StoredLayer
+from mountcr.model import InodeType
 from mountcr.paths import KPath
 from mountcr.planning.steps import (
     Attributes,
@@ -28,6 +28,7 @@ from mountcr.planning.steps import (
     Step,
     VolatileMarker,
 )
+from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
     from mountcr.errors import MountcrError

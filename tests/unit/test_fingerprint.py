@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from mountcr.errors import DocumentError
-from mountcr.model import StoredLayer
 from mountcr.paths import KPath, encode
 from mountcr.rootfs import fingerprint as fingerprints
 from mountcr.rootfs.changes import changes
 from mountcr.rootfs.fingerprint import Extent, Fingerprint, Kind, layer_digest, take
 from mountcr.rootfs.opened import opened
 from mountcr.rootfs.verify import Difference, differences
+from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
     from pathlib import Path

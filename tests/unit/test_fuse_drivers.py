@@ -9,11 +9,12 @@ import pytest
 from mountcr.driver import get_driver, recognise
 from mountcr.errors import CapabilityError
 from mountcr.graph.tree import MountTree
-from mountcr.model import Mount, MountId, Stack
+from mountcr.model import Mount, MountId
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import CACHE
 from mountcr.planning.conversion import convert
 from mountcr.planning.steps import Convert, FuseUnion
+from mountcr.stack import Stack
 from mountcr.target import Survey, SurveyedLayer
 
 NOWHERE = MountTree(())

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr.driver import get_driver
-from mountcr.model import Stack
 from mountcr.paths import KPath
 from mountcr.rootfs.changes import changes
 from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.dialects.vfs import Vfs
 from mountcr.rootfs.index import with_index
 from mountcr.rootfs.view import View
+from mountcr.stack import Stack
 from trees_in_memory import DEVICE, MemoryTree, directory, everything_in, file, read
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 import builders
-from mountcr.model import Facts, FileKind, InodeType, OpenFile, PathStat, Stack
+from mountcr.model import Facts, FileKind, InodeType, OpenFile, PathStat
 from mountcr.paths import KPath
+from mountcr.stack import Stack
 
 FILE = OpenFile(
     kind=FileKind.FD,

@@ -11,7 +11,7 @@ import pytest
 import builders
 from mountcr.errors import UsageError
 from mountcr.graph.tree import MountTree
-from mountcr.model import Container, Stack, StoredLayer
+from mountcr.model import Container
 from mountcr.paths import KPath
 from mountcr.planning.choices import CACHE, STATE, Choices
 from mountcr.planning.rootfs import find_stack, holders, plan_rootfs
@@ -25,6 +25,7 @@ from mountcr.planning.steps import (
     Overlay,
     Propagation,
 )
+from mountcr.stack import Stack, StoredLayer
 from mountcr.target import Survey, SurveyedLayer
 
 if TYPE_CHECKING:
