@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount
+    from mountcr.model import Mount, OpenFile
     from mountcr.paths import KPath
     from mountcr.planning.steps import Step
+    from mountcr.resolution.layers import PathFix
+    from mountcr.resolution.unions import Seen, Union
     from mountcr.stack import Stack, StoredLayer
 
 __all__ = ["Driver", "drivers", "get_driver", "recognise"]
@@ -65,6 +67,14 @@ class Driver(Protocol):
 
     def assemble(self, stack: Stack, at: KPath) -> Sequence[Step]:
         """Give the steps that mount a stack of this driver at an existing directory."""
+        ...
+
+    def logical_path(self, file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+        """
+        Say where in a union a file is that the kernel shows otherwise; None if it is not of it.
+
+        Asked only of files that are not what lies at their path, or whose mount is in no table.
+        """
         ...
 
 

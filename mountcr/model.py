@@ -27,12 +27,15 @@ __all__ = [
     "FoundLayers",
     "Host",
     "InodeType",
+    "LayerPart",
+    "Mapping",
     "Mark",
     "Mount",
     "MountId",
     "MountNamespace",
     "OpenFile",
     "PathStat",
+    "SeenPath",
     "Severity",
     "Task",
     "Unseen",
@@ -196,20 +199,45 @@ class Mark(Record, frozen=True, kw_only=True):
     `kind` is `inotify` or `fanotify`; `dev` is `major:minor` of the superblock. `handle` is the
     type of the file handle, `fhandle-type`, -1 where there is none. `mnt_id` is that of a fanotify
     mark on a mount, which has no inode. `path` is where the search that CRIU makes for what has no
-    usable handle finds the inode, None where it does not or nobody searched.
+    usable handle finds the inode, None where it does not or nobody searched. `wd` is the number of
+    an inotify watch, `inner` the inode number in a layer that a handle of overlay holds; -1 for
+    others.
     """
 
     kind: str
+    wd: int = -1
     dev: str = "0:0"
     ino: int = 0
     handle: int = -1
     mnt_id: int = -1
     path: KPath | None = None
+    inner: int = -1
 
     @property
     def undecodable(self) -> bool:
         """Whether the handle is one that open_by_handle_at(2) may not take."""
         return self.handle in _UNDECODABLE
+
+
+class Mapping(Record, frozen=True, kw_only=True):
+    """
+    What /proc/<pid>/maps says of a mapping, which need not be what map_files says.
+
+    `access` are the four letters `rwxs` or `rwxp`, `path` the column as it stands there. `through`
+    is how the file was reached: `map_files`, or `maps` where that was not allowed and nothing but
+    this line tells.
+    """
+
+    access: str
+    dev: str
+    ino: int
+    path: KPath
+    through: str = "map_files"
+
+    @property
+    def writes(self) -> bool:
+        """Whether what is written into the mapping is written into the file."""
+        return self.access[1:2] == "w" and self.access.endswith("s")
 
 
 class OpenFile(Record, frozen=True, kw_only=True):
@@ -222,7 +250,9 @@ class OpenFile(Record, frozen=True, kw_only=True):
     where it could not be asked. `at_path` is what lies at the shown path in the task's mount
     namespace, and `missing` that nothing does; neither is set where nobody looked. `marks` are
     what an inotify or fanotify descriptor watches. `tty_index` is the number of the
-    pseudoterminal that a descriptor is the master of, -1 for others.
+    pseudoterminal that a descriptor is the master of, -1 for others. `mapping` is the line of maps
+    of a mapping. `bound` is the path that a unix socket was bound to. `names` are other paths that
+    were found to have the inode of a file whose own name is gone.
     """
 
     kind: FileKind
@@ -240,6 +270,38 @@ class OpenFile(Record, frozen=True, kw_only=True):
     missing: bool = False
     marks: tuple[Mark, ...] = ()
     tty_index: int = -1
+    mapping: Mapping | None = None
+    bound: KPath | None = None
+    names: tuple[KPath, ...] = ()
+
+
+class LayerPart(Record, frozen=True, kw_only=True):
+    """
+    What one directory of a union, named as in the `Stack`, has of a path.
+
+    An overlay's whiteout is a character device 0:0. `opaque` is a directory that hides what the
+    layers below have of it.
+    """
+
+    layer: KPath
+    stat: PathStat
+    opaque: bool = False
+
+
+class SeenPath(Record, frozen=True, kw_only=True):
+    """
+    What lies at a path, from the root of a mount namespace (its inode number), and in the layers.
+
+    `stat` is that of the merged view, None where it could not be asked or where nothing is there,
+    which `missing` tells. `parts` are what the layers of the union have that the path lies on, top
+    first; None where they were not looked at.
+    """
+
+    namespace: int
+    path: KPath
+    stat: PathStat | None = None
+    missing: bool = False
+    parts: tuple[LayerPart, ...] | None = None
 
 
 class CgroupMember(Record, frozen=True, kw_only=True):
@@ -268,6 +330,11 @@ class Task(Record, frozen=True, kw_only=True):
     session: int = 0
     files: tuple[OpenFile, ...] = ()
     cgroups: tuple[CgroupMember, ...] = ()
+
+    @property
+    def mount_namespace(self) -> int:
+        """The inode number of its mount namespace, 0 if that is not known."""
+        return self.namespaces.get("mnt", 0)
 
 
 class Container(Record, frozen=True, kw_only=True):
@@ -340,7 +407,8 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     All that was observed of one container and its host; the input of every plan.
 
     `synced` tells of a volatile overlay that its upper was synced when the tasks had ended: it is
-    inode number and time of the marker in its work directory, empty for others.
+    inode number and time of the marker in its work directory, empty for others. `paths` is what
+    was looked at to tell which files the tasks really hold.
     """
 
     schema: str = FACTS_SCHEMA
@@ -351,6 +419,7 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     host: Host = Host()
     unseen: tuple[Unseen, ...] = ()
     synced: str = ""
+    paths: tuple[SeenPath, ...] = ()
 
     @property
     def shares_mounts(self) -> bool:

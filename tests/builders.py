@@ -11,11 +11,9 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from mountcr.model import Container, Criu, Facts, Host, Mount, MountNamespace, Task
 from mountcr.mountinfo import parse_table as parse
-from mountcr.observation.aufs import branches_in_sysfs
+from mountcr.observation.capture import read_capture
 
 if TYPE_CHECKING:
     from mountcr.model import OpenFile
@@ -69,29 +67,9 @@ def recorded_names(suffix: str = "") -> list[str]:
 
 
 def captured(kernel: str) -> tuple[tuple[Mount, ...], tuple[Mount, ...]]:
-    """
-    Give the mounts of a process in a recorded union, and those of its host.
-
-    Those of AUFS have the branches that sysfs had.
-    """
-    directory = KERNELS / kernel
-    superblocks: dict[str, dict[str, bytes]] = {}
-    for line in (directory / "sysfs-aufs").read_bytes().splitlines(keepends=True):
-        path, _, content = line.partition(b": ")
-        *_, superblock, name = path.decode().split("/")
-        superblocks.setdefault(superblock.removeprefix("si_"), {})[name] = content
-    inside, outside = (
-        tuple(_with_branches(each, superblocks) for each in parse((directory / name).read_bytes()))
-        for name in ("mountinfo.txt", "mountinfo.host.txt")
-    )
-    return inside, outside
-
-
-def _with_branches(mount: Mount, superblocks: dict[str, dict[str, bytes]]) -> Mount:
-    for si, files in superblocks.items():
-        if mount.fstype == "aufs" and f"si={si}" in mount.super_options.split(","):
-            return msgspec.structs.replace(mount, branches=branches_in_sysfs(files))
-    return mount
+    """Give the mounts of a process in a recorded union, and those of its host."""
+    facts = read_capture(str(KERNELS / kernel))
+    return facts.namespaces[0].mounts, facts.host.mounts
 
 
 def namespace(

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from mountcr import paths
 from mountcr.aufsopts import AufsOptions, Branch, options_of
 from mountcr.planning.steps import Aufs, Step
+from mountcr.resolution.layers import by_branch, by_layer
 from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount
+    from mountcr.model import Mount, OpenFile
     from mountcr.paths import KPath
+    from mountcr.resolution.layers import PathFix
+    from mountcr.resolution.unions import Seen, Union
 
 __all__ = ["AUFS"]
 
@@ -101,6 +104,10 @@ class AUFS:
                 because=because,
             )
         ]
+
+    def logical_path(self, file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+        """Find a mapping that is shown by a branch, and whatever is by a mount of one."""
+        return by_branch(file, union, seen) or by_layer(file, union, seen)
 
 
 def _split(branches: Sequence[Branch]) -> tuple[Branch | None, Sequence[Branch]]:

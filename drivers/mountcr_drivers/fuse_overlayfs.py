@@ -9,13 +9,16 @@ from mountcr.errors import CapabilityError
 from mountcr.fuseopts import FuseCommand, format_options, parse_command
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import FuseUnion, Step
+from mountcr.resolution.layers import by_layer
 from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount
+    from mountcr.model import Mount, OpenFile
+    from mountcr.resolution.layers import PathFix
+    from mountcr.resolution.unions import Seen, Union
 
 __all__ = ["FuseOverlayFS"]
 
@@ -108,6 +111,10 @@ class FuseOverlayFS:
                 because=stack.provenance[0] if stack.provenance else f"the stack is {_PROGRAM}'s",
             )
         ]
+
+    def logical_path(self, file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+        """Find by its inode what was opened through a mount of a layer."""
+        return by_layer(file, union, seen)
 
 
 def _lowers(command: FuseCommand, cwd: KPath | None) -> tuple[KPath, ...]:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from mountcr import paths
 from mountcr.overlayopts import parse_options
 from mountcr.planning.steps import Overlay, Step
+from mountcr.resolution.layers import by_layer
 from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount
+    from mountcr.model import Mount, OpenFile
     from mountcr.paths import KPath
+    from mountcr.resolution.layers import PathFix
+    from mountcr.resolution.unions import Seen, Union
 
 __all__ = ["OverlayFS"]
 
@@ -103,3 +106,7 @@ class OverlayFS:
                 because=because,
             )
         ]
+
+    def logical_path(self, file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+        """Find files that are shown by a mount of a layer, which is in no table."""
+        return by_layer(file, union, seen)

@@ -20,13 +20,16 @@ from mountcr.fuseopts import (
 )
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import FuseUnion, Step
+from mountcr.resolution.layers import by_layer
 from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount
+    from mountcr.model import Mount, OpenFile
+    from mountcr.resolution.layers import PathFix
+    from mountcr.resolution.unions import Seen, Union
 
 __all__ = ["ClassicUnionFS", "UnionFS"]
 
@@ -131,6 +134,10 @@ class UnionFS:
             )
         ]
 
+    def logical_path(self, file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+        """Find by its inode what was opened through a mount of a branch."""
+        return by_layer(file, union, seen)
+
 
 def _branches(command: FuseCommand, cwd: KPath | None) -> list[Branch]:
     """Give the branches, of the first word or of `dirs`, by absolute paths if it is known how."""
@@ -211,6 +218,10 @@ class ClassicUnionFS:
         """Raise CapabilityError: no kernel that is in use mounts it."""
         del stack, at
         _refuse()
+
+    def logical_path(self, file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+        """Find by its inode what was opened through a mount of a branch."""
+        return by_layer(file, union, seen)
 
 
 def _refuse() -> NoReturn:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr.graph.superblock import short_type
 from mountcr.planning.steps import Bind, Step
+from mountcr.resolution.layers import by_layer
 from mountcr.stack import Stack, StoredLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mount
+    from mountcr.model import Mount, OpenFile
     from mountcr.paths import KPath
+    from mountcr.resolution.layers import PathFix
+    from mountcr.resolution.unions import Seen, Union
 
 __all__ = ["VFS"]
 
@@ -65,3 +68,7 @@ class VFS:
         """Bind the directory, because CRIU wants its root to be a mount."""
         source = stack.directories[0]
         return [Bind(source=source, at=at, because=f"the root file system is {source}")]
+
+    def logical_path(self, file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+        """Find by its inode what was opened through a mount of the directory."""
+        return by_layer(file, union, seen)

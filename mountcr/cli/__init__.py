@@ -30,7 +30,8 @@ _INTERRUPTED: Final = 130
 
 _EPILOG: Final = """\
 REF is an id, a unique prefix, a name, engine:ref, a pid, or the path of an OCI bundle.
-FACTS is a file that `mountcr facts` wrote; DIR is an images directory of `mountcr dump`.
+FACTS is a file that `mountcr facts` wrote; DIR is an images directory of `mountcr dump`;
+CAPTURE is a directory with what /proc and the layers showed of a process elsewhere.
 
 exit status: 0 done; 1 failed and rolled back; 2 usage or ambiguous; 3 not found; 4 refused by
 the plan; 5 verification found differences; 6 this kernel, CRIU or driver cannot; 7 privilege;

@@ -130,9 +130,17 @@ def _graph(subparsers: Subparsers) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of stdout")
 
 
+def _files(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "files", "say what every open and mapped file really is")
+    _reference(parser, metavar="REF|FACTS|DIR|CAPTURE")
+    parser.add_argument(
+        "--quirks", action="store_true", help="only what the kernel shows otherwise than it is"
+    )
+
+
 def _facts(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "facts", "print all that can be observed of a container, as JSON")
-    _reference(parser, metavar="REF|FACTS|DIR")
+    _reference(parser, metavar="REF|FACTS|DIR|CAPTURE")
 
 
 def _dump(subparsers: Subparsers) -> None:
@@ -286,6 +294,7 @@ def configure(subparsers: Subparsers) -> None:
     for add in (
         _plan,
         _graph,
+        _files,
         _facts,
         _dump,
         _rebuild,

@@ -16,5 +16,5 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the facts, which are JSON in any case."""
-    print_document(facts_of(arguments))
+    print_document(facts_of(arguments, thorough=True))
     return 0

@@ -14,6 +14,7 @@ from mountcr.engines import Roots, find
 from mountcr.errors import DocumentError, UsageError
 from mountcr.model import FACTS_SCHEMA, Facts
 from mountcr.observation import observe
+from mountcr.observation.capture import is_capture, read_capture
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
 
@@ -40,14 +41,20 @@ def container_of(arguments: argparse.Namespace) -> Container:
     return find(arguments.reference, roots=Roots.of_host(arguments.runtime_root))
 
 
-def facts_of(arguments: argparse.Namespace) -> Facts:
-    """Give facts: from a file that holds some, from images, or by observing a container."""
+def facts_of(arguments: argparse.Namespace, *, thorough: bool = False) -> Facts:
+    """
+    Give facts: from a file that holds some, from images or a capture, or by observing a container.
+
+    With `thorough`, the files of a container are looked up in all layers.
+    """
     reference: str = arguments.reference
     if os.path.isfile(reference):
         return read_facts(reference)
     if is_images(reference):
         return manifests.read(absolute(reference)).facts
-    return observe(container_of(arguments))
+    if is_capture(reference):
+        return read_capture(reference)
+    return observe(container_of(arguments), thorough=thorough)
 
 
 class _Header(msgspec.Struct):

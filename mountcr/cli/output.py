@@ -13,8 +13,17 @@ import msgspec
 
 if TYPE_CHECKING:
     from mountcr.render.outline import Outline
+    from mountcr.render.table import Table
 
-__all__ = ["print_document", "print_outline", "print_text", "talk", "to_json", "write_file"]
+__all__ = [
+    "print_document",
+    "print_outline",
+    "print_table",
+    "print_text",
+    "talk",
+    "to_json",
+    "write_file",
+]
 
 
 def to_json(document: object) -> str:
@@ -35,6 +44,16 @@ def print_outline(outline: Outline) -> None:
         Console(highlight=False, soft_wrap=True).print(outline.tree())
     else:
         sys.stdout.write(outline.plain())
+
+
+def print_table(table: Table) -> None:
+    """Print a table: fitted to a terminal, as aligned text otherwise."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(table.rich())
+    else:
+        sys.stdout.write(table.plain())
 
 
 def print_text(text: str) -> None:

@@ -30,6 +30,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.operations.verify import VerifyResult
     from mountcr.planning.records import Plan
     from mountcr.render.graph import GraphDocument
+    from mountcr.resolution.files import FilesDocument
     from mountcr.rootfs.fingerprint import Fingerprint
 
     return {
@@ -38,6 +39,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
         "doctor": DoctorDocument,
         "dump": DumpResult,
         "facts": Facts,
+        "files": FilesDocument,
         "fingerprint": Fingerprint,
         "graph": GraphDocument,
         "images": ImagesResult,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mountcr import __version__
 from mountcr.errors import GoneError, PrivilegeError
 from mountcr.model import Container, Facts, Task, Unseen
+from mountcr.observation.evidence import with_evidence
 from mountcr.observation.host import observe_host
 from mountcr.observation.layers import with_layers_of_root
 from mountcr.observation.namespaces import observe_namespaces
@@ -41,26 +42,30 @@ def _check_identity(container: Container, root: Task) -> None:
         raise GoneError(msg, hint="the engine's record is stale; look the container up again")
 
 
-def _tasks(container: Container, host: Host) -> tuple[tuple[Task, ...], tuple[Unseen, ...]]:
+def _tasks(
+    container: Container, host: Host, places: Places
+) -> tuple[tuple[Task, ...], tuple[Unseen, ...]]:
     """Observe the process tree; a child that ends meanwhile is left out."""
     found: list[Task] = []
     unseen: list[Unseen] = []
-    with Places() as places:
-        for pid in descendants(container.pid):
-            try:
-                each, missing = task(pid, places, user=host.namespaces.get("user", 0))
-            except (FileNotFoundError, ProcessLookupError):
-                if pid == container.pid:
-                    raise _gone(container) from None
-                continue
-            found.append(each)
-            unseen.extend(missing)
+    for pid in descendants(container.pid):
+        try:
+            each, missing = task(pid, places, user=host.namespaces.get("user", 0))
+        except (FileNotFoundError, ProcessLookupError):
+            if pid == container.pid:
+                raise _gone(container) from None
+            continue
+        found.append(each)
+        unseen.extend(missing)
     return tuple(found), tuple(unseen)
 
 
-def observe(container: Container, *, host: Host | None = None) -> Facts:
+def observe(container: Container, *, host: Host | None = None, thorough: bool = False) -> Facts:
     """
     Observe a container and its host.
+
+    With `thorough`, every file is looked up in the layers, and other names of those whose own is
+    gone are searched for; without, only files that the kernel misreports are.
 
     A container that does not run gives facts without tasks and namespaces. Raises GoneError when
     the process ended or its pid was reused, PrivilegeError when its mount table may not be read.
@@ -68,7 +73,14 @@ def observe(container: Container, *, host: Host | None = None) -> Facts:
     host = host or observe_host()
     if not container.pid:
         return Facts(mountcr=__version__, container=container, host=host)
-    tasks, unseen = _tasks(container, host)
+    with Places() as places:
+        facts = _observe(container, host, places)
+        return with_evidence(facts, places, thorough=thorough)
+
+
+def _observe(container: Container, host: Host, places: Places) -> Facts:
+    """Observe tasks and mounts."""
+    tasks, unseen = _tasks(container, host, places)
     _check_identity(container, tasks[0])
     try:
         namespaces = observe_namespaces(tasks)

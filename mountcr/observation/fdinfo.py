@@ -8,6 +8,7 @@ Lines are `key:<tab>value`; those of marks repeat and hold pairs of their own, i
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from mountcr.model import Mark
@@ -16,6 +17,14 @@ __all__ = ["FdInfo", "mount_id", "parse", "read"]
 
 _MINOR_BITS: Final = 20
 """Of a device number as the kernel keeps it (include/linux/kdev_t.h), unlike that of stat(2)."""
+
+_OVERLAY_HANDLE: Final = re.compile(
+    r"0{6}00fb[0-9a-f]{2}[0-9a-f]{2}(?P<type>[0-9a-f]{2})[0-9a-f]{32}(?P<ino>[0-9a-f]{8})"
+)
+"""Version 0 with the magic number 0xfb; text in hexadecimal."""
+
+_INODE_FIRST: Final = frozenset({1, 2})
+"""Handles that begin with an inode number of 32 bits (include/linux/exportfs.h)."""
 
 
 class FdInfo(NamedTuple):
@@ -70,9 +79,25 @@ def _marks(line: str) -> list[Mark]:
     return [
         Mark(
             kind=kind,
+            wd=int(found.get("wd", "-1"), 16),
             dev=f"{number >> _MINOR_BITS}:{number & ((1 << _MINOR_BITS) - 1)}",
             ino=int(found.get("ino", "0"), 16),
             handle=int(found.get("fhandle-type", "-1"), 16),
             mnt_id=int(found.get("mnt_id", "-1"), 16),
+            inner=_inner(found.get("f_handle", "")),
         )
     ]
+
+
+def _inner(handle: str) -> int:
+    """
+    Give the inode number of the layer that a file handle of overlay holds, -1 for another one.
+
+    After three bytes of padding come version, magic number, length, flags, type of the handle of
+    the layer's file system, its UUID and that handle (fs/overlayfs/overlayfs.h, `struct ovl_fh`,
+    since Linux 5.5).
+    """
+    match = _OVERLAY_HANDLE.match(handle)
+    if match is None or int(match["type"], 16) not in _INODE_FIRST:
+        return -1
+    return int.from_bytes(bytes.fromhex(match["ino"]), "little")

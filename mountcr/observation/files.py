@@ -8,28 +8,26 @@ See proc_pid_fd(5), proc_pid_fdinfo(5), proc_pid_maps(5), proc_pid_map_files(5).
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr.model import FileKind, InodeType, Mark, OpenFile, Unseen
-from mountcr.observation import fdinfo
-from mountcr.observation.stats import path_stat
+from mountcr.model import FileKind, InodeType, Mapping, Mark, OpenFile, Unseen
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mountcr.model import PathStat
-    from mountcr.observation.places import Places
+    from mountcr.observation.source import Source
     from mountcr.paths import KPath
 
-__all__ = ["task_files"]
+__all__ = ["NET_UNIX", "task_files"]
+
+NET_UNIX: Final = "net/unix"
+"""The table of unix sockets in the directory of a task in /proc."""
 
 _NAMED: Final = frozenset(InodeType) - {InodeType.SOCKET, InodeType.ANONYMOUS}
 """What CRIU opens again by its path."""
-
 
 _LOOKS: Final = 5
 """How often a descriptor is looked at again."""
@@ -44,21 +42,21 @@ def _agrees(file: OpenFile) -> bool:
 class _Observer:
     """Looks at the files of one task."""
 
-    def __init__(self, pid: int, places: Places) -> None:
-        self.pid = pid
-        self.places = places
-        self.namespace = places.enter(pid)
+    def __init__(self, source: Source) -> None:
+        self.source = source
 
     def link(self, kind: FileKind) -> OpenFile:
         """Look at the working directory, the root or the executable."""
-        path = f"/proc/{self.pid}/{kind}"
-        return self.place(_followed(OpenFile(kind=kind, shown=_shown(path)), path))
+        found = self.source.link(kind)
+        return self.place(
+            OpenFile(kind=kind, shown=found.path, mnt_id=found.mnt_id, stat=found.stat)
+        )
 
     def descriptors(self) -> Iterator[OpenFile]:
         """Give every descriptor; one that is closed meanwhile is left out."""
-        for entry in sorted(os.listdir(f"/proc/{self.pid}/fd"), key=int):
+        for fd in self.source.numbers():
             try:
-                yield self._settled(int(entry))
+                yield self._settled(fd)
             except FileNotFoundError:
                 continue
 
@@ -79,19 +77,18 @@ class _Observer:
         return file
 
     def _descriptor(self, fd: int) -> OpenFile:
-        path = f"/proc/{self.pid}/fd/{fd}"
-        shown = _shown(path)
-        info = fdinfo.read(f"/proc/{self.pid}/fdinfo/{fd}")
+        shown = self.source.descriptor(fd)
+        info = self.source.fdinfo(fd)
         return self.place(
             OpenFile(
                 kind=FileKind.FD,
-                shown=shown,
+                shown=shown.path,
                 fd=fd,
                 mnt_id=info.mnt_id,
                 flags=info.flags,
                 position=info.position,
                 locked=info.locked,
-                stat=_stat(path),
+                stat=shown.stat,
                 marks=tuple(map(self._searched, info.marks)),
                 tty_index=info.tty_index,
             )
@@ -105,104 +102,125 @@ class _Observer:
         the path column of maps stands in, which says nothing of mount or inode. A file that is
         mapped in parts, or by several tasks of a mount namespace, is looked at once.
         """
-        with open(f"/proc/{self.pid}/maps", "rb") as maps:
-            lines = maps.read().splitlines()
-        for line in lines:
-            addresses, _, offset, dev, ino, *path = line.split(maxsplit=5)
+        known = self.source.known
+        for line in self.source.maps().splitlines():
+            addresses, access, offset, dev, ino, *path = line.split(maxsplit=5)
             if ino == b"0" or not path:
                 continue
             span = addresses.decode()
-            key = self.namespace, b" ".join((dev, ino, path[0]))
-            known = self.places.files.get(key)
-            if known is None:
+            key = b" ".join((dev, ino, path[0]))
+            if key not in known:
                 try:
-                    known = self.place(self._mapped(span, path[0]))
+                    known[key] = self.place(self._mapped(span, _mapping(dev, ino, path[0])))
                 except FileNotFoundError:
                     continue  # unmapped since maps was read
-                self.places.files[key] = known
+            file = known[key]
             start, _, end = span.partition("-")
+            mapping = file.mapping
+            if mapping is not None:
+                mapping = msgspec.structs.replace(mapping, access=access.decode())
             yield msgspec.structs.replace(
-                known, start=int(start, 16), end=int(end, 16), offset=int(offset, 16)
+                file,
+                start=int(start, 16),
+                end=int(end, 16),
+                offset=int(offset, 16),
+                mapping=mapping,
             )
 
-    def _mapped(self, span: str, path: bytes) -> OpenFile:
-        link = f"/proc/{self.pid}/map_files/{span}"
+    def _mapped(self, span: str, mapping: Mapping) -> OpenFile:
         try:
-            return _followed(OpenFile(kind=FileKind.MAP, shown=_shown(link)), link)
+            found = self.source.mapped(span)
         except PermissionError:
-            return OpenFile(kind=FileKind.MAP, shown=encode(path.replace(rb"\012", b"\n")))
+            mapping = msgspec.structs.replace(mapping, through="maps")
+            return OpenFile(kind=FileKind.MAP, shown=mapping.path, mapping=mapping)
+        return OpenFile(
+            kind=FileKind.MAP,
+            shown=found.path,
+            mnt_id=found.mnt_id,
+            stat=found.stat,
+            mapping=mapping,
+        )
 
     def _searched(self, mark: Mark) -> Mark:
         """Search for what is watched as CRIU does, if it has to."""
         if not mark.ino or not mark.undecodable:
             return mark
-        return msgspec.structs.replace(mark, path=self.places.search(self.namespace, mark))
+        return msgspec.structs.replace(mark, path=self.source.search(mark))
 
     def place(self, file: OpenFile) -> OpenFile:
         """Add what lies at the path of a file, unless the kernel says that its name is gone."""
         stat, shown = file.stat, file.shown
         if stat is None or stat.type not in _NAMED or shown.endswith("\\040(deleted)"):
             return file
-        found = self.places.look(self.namespace, shown, stat.type)
+        found = self.source.look(shown, stat.type)
         if found.stat is None and not found.missing:
             return file
         return msgspec.structs.replace(file, at_path=found.stat, missing=found.missing)
 
 
-def _shown(path: str) -> KPath:
-    return encode(os.readlink(os.fsencode(path)))
+def _mapping(dev: bytes, ino: bytes, path: bytes) -> Mapping:
+    r"""
+    Read a line of maps; its device is in hexadecimal, and of a path only `\n` is escaped.
 
-
-def _stat(path: str) -> PathStat | None:
-    try:
-        return path_stat(os.stat(path))
-    except OSError:
-        return None  # ESTALE of an unlinked file on AUFS, EACCES on another user's FUSE
-
-
-def _followed(file: OpenFile, path: str) -> OpenFile:
+    See fs/proc/task_mmu.c, `show_map_vma()`.
     """
-    Follow a link of /proc to the very mount, which only a descriptor of our own tells.
-
-    Raises PermissionError and FileNotFoundError as the link does.
-    """
-    try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (PermissionError, FileNotFoundError):
-        raise
-    except OSError:
-        return file
-    try:
-        mnt_id = fdinfo.mount_id(fd)
-        return msgspec.structs.replace(file, mnt_id=mnt_id, stat=path_stat(os.fstat(fd)))
-    except OSError:
-        return file
-    finally:
-        os.close(fd)
+    major, _, minor = dev.partition(b":")
+    return Mapping(
+        access="",
+        dev=f"{int(major, 16)}:{int(minor, 16)}",
+        ino=int(ino),
+        path=encode(path.replace(rb"\012", b"\n")),
+    )
 
 
-def task_files(pid: int, places: Places) -> tuple[tuple[OpenFile, ...], tuple[Unseen, ...]]:
+def _with_addresses(files: list[OpenFile], source: Source) -> list[OpenFile]:
+    """Give files, those that are sockets with the paths that they are bound to."""
+    if not any(file.shown.startswith("socket:[") for file in files):
+        return files
+    bound = source.bound()
+    return [_with_address(file, bound.get(_socket(file.shown))) for file in files]
+
+
+def _with_address(file: OpenFile, path: KPath | None) -> OpenFile:
+    return msgspec.structs.replace(file, bound=path) if path else file
+
+
+def _socket(shown: KPath) -> int:
+    """Give the inode number of a socket, -1 for what is none."""
+    number = shown.removeprefix("socket:[").removesuffix("]")
+    return int(number) if number.isdecimal() else -1
+
+
+def task_files(source: Source) -> tuple[tuple[OpenFile, ...], tuple[Unseen, ...]]:
     """
     Give the files of a task, and what was not allowed to be seen.
 
     Never raises for missing permission; FileNotFoundError or ProcessLookupError when the task
     has ended.
     """
-    observer = _Observer(pid, places)
+    observer = _Observer(source)
     files: list[OpenFile] = []
     unseen: list[Unseen] = []
     for kind in (FileKind.CWD, FileKind.ROOT, FileKind.EXE):
         try:
             files.append(observer.link(kind))
         except PermissionError as error:
-            unseen.append(Unseen(what=f"/proc/{pid}/{kind}", why=str(error.strerror)))
+            unseen.append(_unseen(source, kind, error))
         except FileNotFoundError:
-            if not os.path.exists(f"/proc/{pid}"):
+            if not source.is_there():
                 raise
             # a kernel thread or a zombie has no executable
     for what, collect in (("fd", observer.descriptors), ("maps", observer.mappings)):
         try:
             files.extend(collect())
         except PermissionError as error:
-            unseen.append(Unseen(what=f"/proc/{pid}/{what}", why=str(error.strerror)))
+            unseen.append(_unseen(source, what, error))
+    try:
+        files = _with_addresses(files, source)
+    except OSError as error:
+        unseen.append(_unseen(source, NET_UNIX, error))
     return tuple(files), tuple(unseen)
+
+
+def _unseen(source: Source, what: str, error: OSError) -> Unseen:
+    return Unseen(what=f"/proc/{source.pid}/{what}", why=str(error.strerror))

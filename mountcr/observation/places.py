@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mountcr.kernel.beneath import open_in_root
-from mountcr.observation import irmap
+from mountcr.observation import irmap, sockets
 from mountcr.observation.stats import path_stat
 from mountcr.paths import decode
 
@@ -41,7 +41,8 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self.files: dict[tuple[int, bytes], OpenFile] = {}
+        self._files: dict[int, dict[bytes, OpenFile]] = {}
+        self._sockets: dict[int, dict[int, KPath]] = {}
         self._roots: dict[int, int] = {}
         self._found: dict[tuple[int, KPath], Place] = {}
         self._hints: dict[int, dict[tuple[str, int], KPath]] = {}
@@ -71,6 +72,21 @@ class Places:
                 self._roots[namespace] = os.open(f"/proc/{pid}/root", flags)
             return namespace
         return 0
+
+    def known(self, namespace: int) -> dict[bytes, OpenFile]:
+        """Give the mapped files that were looked at in a mount namespace, to be added to."""
+        return self._files.setdefault(namespace, {})
+
+    def root(self, namespace: int) -> int | None:
+        """Give the descriptor of the root of a mount namespace, which stays this object's."""
+        return self._roots.get(namespace)
+
+    def sockets(self, pid: int) -> dict[int, KPath]:
+        """Give the paths that unix sockets of a task's network namespace are bound to."""
+        namespace = os.stat(f"/proc/{pid}/ns/net").st_ino
+        if namespace not in self._sockets:
+            self._sockets[namespace] = sockets.read(pid)
+        return self._sockets[namespace]
 
     def look(self, namespace: int, path: KPath, kind: InodeType) -> Place:
         """Look up a path; a file that is itself a symbolic link is not followed."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from mountcr.model import InodeType, PathStat
 
-__all__ = ["inode_type", "look", "path_stat"]
+__all__ = ["device", "inode_type", "look", "path_stat"]
 
 _TYPES: Final = {
     stat.S_IFDIR: InodeType.DIRECTORY,
@@ -27,20 +27,21 @@ def inode_type(mode: int) -> InodeType:
     return _TYPES.get(stat.S_IFMT(mode), InodeType.ANONYMOUS)
 
 
-def _dev(number: int) -> str:
+def device(number: int) -> str:
+    """Spell a device number of stat(2) as `major:minor`."""
     return f"{os.major(number)}:{os.minor(number)}"
 
 
 def path_stat(result: os.stat_result) -> PathStat:
     """Keep what rules and resolvers ask for of a stat result."""
     return PathStat(
-        dev=_dev(result.st_dev),
+        dev=device(result.st_dev),
         ino=result.st_ino,
         mode=result.st_mode,
         nlink=result.st_nlink,
         size=result.st_size,
         blocks=result.st_blocks,
-        rdev=_dev(result.st_rdev),
+        rdev=device(result.st_rdev),
         type=inode_type(result.st_mode),
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from mountcr import procstat
 from mountcr.model import CgroupMember, Task, Unseen
 from mountcr.observation.files import task_files
+from mountcr.observation.source import LiveSource
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def task(pid: int, places: Places, *, user: int = 0) -> tuple[Task, tuple[Unseen
     Raises FileNotFoundError or ProcessLookupError when it has ended.
     """
     status = procstat.read_stat(pid)
-    files, unseen = task_files(pid, places)
+    files, unseen = task_files(LiveSource(pid, places))
     inside = namespaces(pid)
     found = Task(
         pid=pid,

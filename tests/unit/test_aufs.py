@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NOWHERE = MountTree(())
 AT = KPath("/at")
-KERNELS = sorted(path.name for path in builders.KERNELS.glob("aufs-*"))
+KERNELS = sorted(path.name for path in builders.KERNELS.glob("aufs-*-aufs*"))
 
 ROOT = builders.mount("10 5 0:50 / / rw - aufs none rw,si=12,dio")
 HOST = builders.table("1 0 8:1 / / rw - ext4 /dev/sda1 rw")

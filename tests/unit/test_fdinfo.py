@@ -48,8 +48,8 @@ def test_marks_of_inotify() -> None:
         + "fhandle-bytes:1d fhandle-type:f8 f_handle:00fb1d0001\n"
     )
     assert fdinfo.parse(text).marks == (
-        Mark(kind="inotify", dev="8:1", ino=0x7EF82A, handle=1),
-        Mark(kind="inotify", dev="0:39", ino=7, handle=0xF8),
+        Mark(kind="inotify", wd=2, dev="8:1", ino=0x7EF82A, handle=1),
+        Mark(kind="inotify", wd=1, dev="0:39", ino=7, handle=0xF8),
     )
 
 

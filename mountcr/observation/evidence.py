@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Evidence: what lies at the paths that files of tasks may have, in the merged view and in layers.
+
+Which paths these are follows from what the kernel shows; which of them is true is not decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mountcr import paths
+from mountcr.errors import MountcrError
+from mountcr.graph.tree import MountTree
+from mountcr.kernel.beneath import open_in_root
+from mountcr.model import InodeType, LayerPart, MountId, PathStat, SeenPath, Unseen
+from mountcr.observation.names import NamesExceededError, find_names
+from mountcr.observation.stats import device
+from mountcr.paths import KPath, decode
+from mountcr.resolution.files import is_misreported
+from mountcr.resolution.layers import layer_paths
+from mountcr.resolution.unions import DELETED, unions_of, without_suffix
+from mountcr.rootfs.opened import opened
+from mountcr.rootfs.tree import join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mountcr.model import Facts, Mount, MountNamespace, OpenFile, Task
+    from mountcr.observation.places import Places
+    from mountcr.resolution.unions import Union
+    from mountcr.rootfs.view import View
+    from mountcr.stack import StoredLayer
+
+__all__ = ["with_evidence"]
+
+_PATH: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def with_evidence(facts: Facts, places: Places, *, thorough: bool) -> Facts:
+    """
+    Give facts with what lies at the paths of files.
+
+    That is of files that are not what lies at their path or whose mount is in no table; with
+    `thorough` of all, and other names are searched for. `places` has entered the namespaces.
+    """
+    host = MountTree(facts.host.mounts)
+    tasks = facts.tasks
+    seen: list[SeenPath] = []
+    unseen: list[Unseen] = []
+    for namespace in facts.namespaces:
+        with contextlib.ExitStack() as stack:
+            search = _Search(namespace, host, places, stack, thorough=thorough)
+            tasks = tuple(
+                search.of(task) if task.mount_namespace == namespace.id else task for task in tasks
+            )
+            seen += search.seen.values()
+            unseen += search.unseen
+    return msgspec.structs.replace(
+        facts, tasks=tasks, paths=tuple(seen), unseen=(*facts.unseen, *unseen)
+    )
+
+
+@dataclass
+class _Layers:
+    """The layers of a union, opened, and what they are called in its stack."""
+
+    view: View
+    names: tuple[KPath, ...]
+    parts: dict[bytes, tuple[LayerPart, ...]] = field(
+        default_factory=dict[bytes, tuple[LayerPart, ...]]
+    )
+
+
+class _Search:
+    """Looks at the paths of one mount namespace, each once."""
+
+    def __init__(
+        self,
+        namespace: MountNamespace,
+        host: MountTree,
+        places: Places,
+        stack: contextlib.ExitStack,
+        *,
+        thorough: bool,
+    ) -> None:
+        self.seen: dict[KPath, SeenPath] = {}
+        self.unseen: list[Unseen] = []
+        self._namespace = namespace
+        self._tree = MountTree(namespace.mounts)
+        self._places = places
+        self._stack = stack
+        self._thorough = thorough
+        self._unions = unions_of(self._tree, host, namespace.id)
+        self._by_mount = {union.mount.id: union for union in self._unions}
+        self._layers: dict[MountId, _Layers | None] = {}
+        self._names: dict[MountId, dict[int, list[KPath]]] = {}
+
+    def of(self, task: Task) -> Task:
+        """Look at the paths that the files of a task may have, and give it with their names."""
+        chosen = [each for each in task.files if self._thorough or self._is_suspicious(each)]
+        for file in chosen:
+            for path in self._candidates(file):
+                self._look(path)
+        if not self._thorough:
+            return task
+        self._prepare_names(task)
+        return msgspec.structs.replace(task, files=tuple(map(self._with_names, task.files)))
+
+    def _is_suspicious(self, file: OpenFile) -> bool:
+        if not file.shown.startswith("/"):
+            return False
+        found = SeenPath(namespace=0, path=file.shown, stat=file.at_path, missing=file.missing)
+        return is_misreported(file, self._tree, found)
+
+    def _candidates(self, file: OpenFile) -> Iterator[KPath]:
+        """Give the paths that a file may have, by what is shown of it."""
+        if not file.shown.startswith("/"):
+            return
+        shown = [file.shown]
+        if file.mapping is not None:
+            shown.append(file.mapping.path)
+        for path in shown:
+            yield path
+            yield without_suffix(path)
+        if file.mnt_id < 0 or MountId(file.mnt_id) not in self._tree.by_id:
+            for union in self._unions:
+                yield from (path for path, _ in layer_paths(file, union))
+
+    def _look(self, path: KPath) -> None:
+        if path in self.seen:
+            return
+        place = self._places.look(self._namespace.id, path, InodeType.SYMLINK)
+        mount = self._tree.lies_on(path)
+        union = self._by_mount.get(mount.id) if mount else None
+        self.seen[path] = SeenPath(
+            namespace=self._namespace.id,
+            path=path,
+            stat=place.stat,
+            missing=place.missing,
+            parts=self._parts(union, path) if union else (),
+        )
+
+    # Layers
+
+    def _parts(self, union: Union, path: KPath) -> tuple[LayerPart, ...] | None:
+        """Give what the layers of a union have at a path; None where they cannot be read."""
+        if union.driver.flat:
+            return ()
+        if union.mount.id not in self._layers:
+            self._layers[union.mount.id] = self._open(union)
+        layers = self._layers[union.mount.id]
+        if layers is None:
+            return None
+        inside = decode(union.inside(path)).strip(b"/")
+        try:
+            if inside not in layers.parts:
+                layers.parts[inside] = tuple(_parts(layers, inside))
+        except (OSError, MountcrError) as error:
+            self.unseen.append(Unseen(what=f"layers of {path}", why=_why(error)))
+            return None
+        return layers.parts[inside]
+
+    def _open(self, union: Union) -> _Layers | None:
+        layers = union.driver.layers(union.stack)
+        try:
+            reachable = tuple(self._reachable(union.mount, each) for each in layers)
+            view = self._stack.enter_context(opened(reachable, union.stack.data))
+        except (OSError, MountcrError) as error:
+            what = f"layers of mount {union.mount.id} at {union.mount.mountpoint}"
+            self.unseen.append(Unseen(what=what, why=_why(error)))
+            return None
+        return _Layers(view, tuple(each.path for each in layers))
+
+    def _reachable(self, mount: Mount, layer: StoredLayer) -> StoredLayer:
+        """Give a layer by a path of ours; one of a nested union is where the container has it."""
+        root = self._places.root(self._namespace.id)
+        if root is None or layer.path not in mount.layers_inside:
+            return layer
+        fd = open_in_root(root, decode(layer.path).lstrip(b"/") or b".", _PATH)
+        self._stack.callback(os.close, fd)
+        return msgspec.structs.replace(layer, path=KPath(f"/proc/self/fd/{fd}"), index=None)
+
+    # Names
+
+    def _prepare_names(self, task: Task) -> None:
+        """Search for the names that files of a task may have, each mount once for all of them."""
+        wanted: dict[MountId, set[int]] = {}
+        for file in task.files:
+            for mount, inode in self._wanted(file):
+                if mount.id not in self._names:
+                    wanted.setdefault(mount.id, set()).add(inode)
+        for identity, inodes in wanted.items():
+            self._names[identity] = self._find(self._tree.by_id[identity], inodes)
+            for found in self._names[identity].values():
+                for path in found:
+                    self._look(path)
+
+    def _wanted(self, file: OpenFile) -> Iterator[tuple[Mount, int]]:
+        mount = self._tree.by_id.get(MountId(file.mnt_id))
+        if mount is not None and file.stat is not None and _may_have_names(file):
+            yield mount, file.stat.ino
+        for mark in file.marks:
+            for each in self._tree.mounts if mark.ino else ():
+                if each.dev == mark.dev and each.root == paths.ROOT:
+                    yield each, mark.ino
+                    break
+
+    def _find(self, mount: Mount, inodes: set[int]) -> dict[int, list[KPath]]:
+        root = self._places.root(self._namespace.id)
+        why = "the root of the namespace is not known"
+        if root is not None:
+            try:
+                return find_names(root, mount, inodes)
+            except NamesExceededError:
+                why = "there are too many"
+            except OSError as error:
+                why = _why(error)
+        self.unseen.append(Unseen(what=f"names on mount {mount.id} at {mount.mountpoint}", why=why))
+        return {}
+
+    def _with_names(self, file: OpenFile) -> OpenFile:
+        """Give a file whose name is gone with the other names that it has."""
+        if file.stat is None or not _may_have_names(file):
+            return file
+        found = self._names.get(MountId(file.mnt_id), {}).get(file.stat.ino, ())
+        names = tuple(each for each in found if _is_same(self.seen[each].stat, file.stat))
+        return msgspec.structs.replace(file, names=names) if names else file
+
+
+def _parts(layers: _Layers, path: bytes) -> Iterator[LayerPart]:
+    """Give what each layer has at a path: in the directories that merge, the name."""
+    if not path:
+        found: Iterable[tuple[int, bytes]] = ((each.layer, b"") for each in layers.view.parts(b""))
+    else:
+        parent, _, name = path.rpartition(b"/")
+        found = (
+            (each.layer, join(each.path, name))
+            for each in layers.view.parts(parent)
+            if not each.borrowed
+        )
+    for number, where in found:
+        marked = layers.view.layers[number].inode(where)
+        if marked is None:
+            continue
+        inode = marked.inode
+        yield LayerPart(
+            layer=layers.names[number],
+            stat=PathStat(
+                dev=device(inode.identity[0]),
+                ino=inode.identity[1],
+                mode=inode.mode,
+                nlink=inode.nlink,
+                size=inode.size,
+                rdev=inode.rdev,
+                type=inode.type,
+            ),
+            opaque=marked.opaque,
+        )
+
+
+def _may_have_names(file: OpenFile) -> bool:
+    """Tell a file whose name is gone while it has other ones, as far as its inode says."""
+    stat = file.stat
+    linked = stat is not None and stat.nlink > 0 and stat.type is not InodeType.DIRECTORY
+    return linked and file.shown.startswith("/") and file.shown.endswith(DELETED)
+
+
+def _is_same(stat: PathStat | None, other: PathStat) -> bool:
+    """Tell the same inode; a FUSE server may number two files of its layers alike."""
+    if stat is None:
+        return False
+    return (stat.dev, stat.ino, stat.mode, stat.size) == (
+        other.dev,
+        other.ino,
+        other.mode,
+        other.size,
+    )
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The unions of a mount namespace, and what was seen in their layers.
+
+A union is mounted whole or in parts, at the root or anywhere: paths go from the namespace to the
+union and back by mountpoint and root of the mount.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mountcr import paths
+from mountcr.driver import get_driver, recognise
+from mountcr.graph.superblock import bare_root, short_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mountcr.driver import Driver
+    from mountcr.graph.tree import MountTree
+    from mountcr.model import Facts, Mount, PathStat, SeenPath
+    from mountcr.paths import KPath
+    from mountcr.stack import Stack
+
+__all__ = [
+    "DELETED",
+    "Private",
+    "Seen",
+    "Union",
+    "identity",
+    "same_file",
+    "unions_of",
+    "without_suffix",
+]
+
+DELETED: Final = "\\040(deleted)"
+"""What follows the path of a file whose name is gone (fs/d_path.c, `path_with_deleted()`)."""
+
+_UNIONS: Final = frozenset({"overlay", "aufs", "unionfs", "fuse"})
+
+
+class Private(NamedTuple):
+    """A mount that is in no table: the layer that it shows, and at which path it shows its root."""
+
+    layer: KPath
+    top: KPath
+
+
+@dataclass(frozen=True, eq=False)
+class Union:
+    """
+    A mount of a union, or of a plain root directory, in a namespace.
+
+    `private` are mounts of its layers that are in no mount table, by their ids, as far as files
+    have told. `first` is the id of the whole mount on the host, 0 if it is not there.
+    """
+
+    namespace: int
+    mount: Mount
+    stack: Stack
+    first: int = 0
+    private: Mapping[int, Private] = field(default_factory=dict[int, Private])
+
+    @property
+    def driver(self) -> Driver:
+        """The storage driver of the stack."""
+        return get_driver(self.stack.driver)
+
+    def inside(self, path: KPath) -> KPath:
+        """Give the path from the root of the union of one that lies on the mount."""
+        return paths.rebase(path, self.mount.mountpoint, bare_root(self.mount))
+
+    def outside(self, path: KPath) -> KPath | None:
+        """Give the path in the namespace of one of the union; None if it is not shown."""
+        root = bare_root(self.mount)
+        if not paths.is_beneath(path, root):
+            return None
+        return paths.rebase(path, root, self.mount.mountpoint)
+
+
+class Seen:
+    """What was looked at, by namespace and path."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._paths = {(each.namespace, each.path): each for each in facts.paths}
+        self._of: dict[int, list[SeenPath]] = {}
+        for each in facts.paths:
+            self._of.setdefault(each.namespace, []).append(each)
+
+    def at(self, namespace: int, path: KPath) -> SeenPath | None:
+        """Give what was seen at a path; None where nobody looked."""
+        return self._paths.get((namespace, path))
+
+    def of(self, namespace: int) -> Sequence[SeenPath]:
+        """Give everything that was seen in a mount namespace."""
+        return self._of.get(namespace, ())
+
+    def __iter__(self) -> Iterator[SeenPath]:
+        """Give everything that was seen."""
+        return iter(self._paths.values())
+
+
+def identity(stat: PathStat | None) -> tuple[str, int] | None:
+    """Give what tells one inode from others; None where nothing is known."""
+    return (stat.dev, stat.ino) if stat else None
+
+
+def same_file(stat: PathStat | None, other: PathStat | None) -> bool:
+    """Tell whether both are known, and the same inode."""
+    return stat is not None and other is not None and identity(stat) == identity(other)
+
+
+def without_suffix(path: KPath) -> KPath:
+    """Give a path without the mark of a name that is gone."""
+    return paths.KPath(path.removesuffix(DELETED) or "/")
+
+
+def unions_of(mounts: MountTree, host: MountTree, namespace: int) -> tuple[Union, ...]:
+    """
+    Give the unions of a mount table, and its root whatever that is.
+
+    A bind of a part of a plain root is a union as well; other plain file systems are external.
+    """
+    found: list[Union] = []
+    for mount in mounts.mounts:
+        if short_type(mount) not in _UNIONS and not _of_root(mount, mounts.root):
+            continue
+        stack = recognise(mount, host)
+        if stack is not None:
+            found.append(Union(namespace, mount, stack, first=_on_host(mount, host)))
+    return tuple(found)
+
+
+def _of_root(mount: Mount, root: Mount | None) -> bool:
+    """Tell the root, and a bind of a part of it."""
+    if root is None or mount.dev != root.dev:
+        return False
+    return paths.is_beneath(bare_root(mount), bare_root(root))
+
+
+def _on_host(mount: Mount, host: MountTree) -> int:
+    """Give the id of the first mount of a whole superblock on the host."""
+    whole = [each.id for each in host.mounts if each.dev == mount.dev and each.root == paths.ROOT]
+    return min(whole, default=0)
