@@ -48,9 +48,11 @@ _EXCHANGE_FAILED: Final = {
 }
 
 
-def replace(directory: KPath, contents: Mapping[str, bytes]) -> None:
+def replace(directory: KPath, contents: Mapping[str, bytes], *, locked: bool = False) -> None:
     """
     Give files of a directory, by their names, other contents; owners and modes stay.
+
+    `locked` tells that the caller keeps others from doing so (flock(2) of the directory).
 
     Whoever has the directory open, or as its working directory, keeps the old one where several
     files are replaced. Raises ImageError for a directory that holds another, RefusedError while
@@ -60,7 +62,7 @@ def replace(directory: KPath, contents: Mapping[str, bytes]) -> None:
     """
     place = os.path.realpath(decode(directory))
     new = {os.fsencode(name): content for name, content in contents.items()}
-    with _held(place, directory) as fd:
+    with _held(place, directory, locked=locked) as fd:
         _clean_up(fd, place)
         if len(new) == 1:
             _replace_file(fd, *new.popitem())
@@ -69,12 +71,13 @@ def replace(directory: KPath, contents: Mapping[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _held(place: bytes, directory: KPath) -> Generator[int]:
+def _held(place: bytes, directory: KPath, *, locked: bool) -> Generator[int]:
     """Open a directory for a block and keep everybody else from doing so meanwhile."""
     while True:
         fd = os.open(place, _OPEN)
         try:
-            _lock(fd, directory)
+            if not locked:
+                _lock(fd, directory)
             # What was exchanged between opening and locking is no longer the one at the path.
             if os.path.samestat(os.fstat(fd), os.stat(place)):
                 yield fd

@@ -38,6 +38,7 @@ from mountcr.observation import observe, observe_host
 from mountcr.observation.named import NamedFiles
 from mountcr.operations.leftovers import recorded as operation_recorded
 from mountcr.operations.refusal import refuse
+from mountcr.operations.repairs import as_put_right, put_right
 from mountcr.paths import KPath
 from mountcr.planning.planner import make_plan
 from mountcr.planning.volatile import marker_of
@@ -155,8 +156,9 @@ class _Dump:
         """Read the files that the images name, once."""
         if self.named is None:
             tree = MountTree(self.facts.namespaces[0].mounts)
-            images = ImageSet(self.choices.images)
-            self.named = self.files.read(images.regular_files(), tree, self.plan.externals)
+            held = ImageSet(self.choices.images).regular_files()
+            held = as_put_right(held, self.plan.rewrites)
+            self.named = self.files.read(held, tree, self.plan.externals)
         return self.named
 
     def settle(self) -> None:
@@ -356,6 +358,7 @@ def dump(
         try:
             _perform(work, criu.command, there)
             thawed = time.monotonic()
+            put_right(choices.images, work.plan.rewrites)
             manifests.write(work.manifest(work.read_files()), choices.images)
             if not choices.leave_running:
                 _await_end(work.facts)

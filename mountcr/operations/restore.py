@@ -34,6 +34,7 @@ from mountcr.operations.by_runtime import ByRuntime
 from mountcr.operations.leftovers import recorded
 from mountcr.operations.locks import held
 from mountcr.operations.refusal import refuse
+from mountcr.operations.repairs import put_right
 from mountcr.operations.restored import compare, end_tasks, is_announced
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices, new_upper
@@ -179,6 +180,7 @@ def restore(
         manifest, plan = plan_restore(images, choices)
         way: Way = (ByRuntime if via == "runtime" else ByCriu)(manifest, plan, stdio)
         _check_plan(plan)
+        put_right(images, plan.rewrites, locked=True)  # unless the dump came to do it
         planned = time.monotonic()
         steps = plan.rootfs.steps if plan.rootfs else ()
         preparation, mounting = split_preparation(steps)

@@ -46,7 +46,7 @@ def opened(descriptors: Iterable[Inherited], stdio: str) -> Generator[dict[int, 
         streams: tuple[int, ...] = ()
         for each in descriptors:
             file = each.type is InodeType.FILE and stdio == "null"
-            if each.fd in STANDARD_STREAMS and not file:
+            if each.fd in STANDARD_STREAMS and not file and each.source is None:
                 streams = streams or stack.enter_context(standard_streams(stdio))
                 found[each.number] = streams[each.fd]
             else:
@@ -115,14 +115,15 @@ def _open(path: str, flags: int) -> int:
 
 
 def _reopen(each: Inherited) -> int:
-    """Open a file of the host again by the path it was shown under."""
+    """Open a file of the host again, in its layer or by the path it was shown under."""
+    path = each.source or each.shown
     flags = (each.flags & _REOPENED) | os.O_CLOEXEC
     try:
-        if not each.shown.startswith("/"):
-            raise FileNotFoundError(errno.ENOENT, "it has no path", each.shown)
-        fd = os.open(decode(each.shown), flags)
+        if not path.startswith("/"):
+            raise FileNotFoundError(errno.ENOENT, "it has no path", path)
+        fd = os.open(decode(path), flags)
     except OSError as error:
-        msg = f"descriptor {each.fd} ({each.shown}) cannot be given back: {error.strerror}"
+        msg = f"descriptor {each.fd} ({path}) cannot be given back: {error.strerror}"
         hint = "it led out of the container; close it before the dump"
         raise RefusedError(msg, hint=hint) from error
     if each.type is InodeType.FILE:

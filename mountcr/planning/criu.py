@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mountcr import paths
 from mountcr.criu.options import CriuOptions, Kind, to_argv
+from mountcr.criu.rewriting import OrdinaryFile
 from mountcr.model import FileKind
 from mountcr.planning.cgroups import choose_mode
 from mountcr.planning.descriptors import external_file_keys
@@ -16,6 +17,7 @@ from mountcr.planning.remaps import is_linked, needed_ghost_limit, size_on_disk
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mountcr.criu.rewriting import Operation
     from mountcr.model import Facts, OpenFile
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
@@ -31,10 +33,13 @@ def plan_criu(
     choices: Choices,
     *,
     root: KPath | None,
+    rewrites: tuple[Operation, ...] = (),
     engine: Engine | None = None,
 ) -> CriuPlan:
     """
     Give the options of both directions; `root` is where a restore finds the root, if any.
+
+    Files that the `rewrites` make ordinary again are declared external at the dump.
 
     The older engine is asked for only where CRIU would not take it by itself or is told already.
     """
@@ -51,6 +56,7 @@ def plan_criu(
         externals=(
             *(f"mnt[{each.mountpoint}]:{each.key}" for each in externals),
             *external_file_keys(descriptors),
+            *(each.key for each in rewrites if isinstance(each, OrdinaryFile)),
         ),
         manage_cgroups=mode,
         leave_running=choices.leave_running,
@@ -77,6 +83,11 @@ def plan_criu(
     command = (facts.host.criu.command if facts.host.criu else ()) or ("criu",)
     reasons = [Reason(option=f"--manage-cgroups={mode}", because=why_mode)]
     reasons += _reasons(externals, descriptors)
+    reasons += (
+        Reason(option=f"--external {each.key}", because=each.because)
+        for each in rewrites
+        if isinstance(each, OrdinaryFile)
+    )
     reasons += _file_reasons(lock, linked, ghost)
     if restore.mntns_compat and engine:
         reasons.append(Reason(option="--mntns-compat-mode", because=engine.because))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mountcr.model import Facts, OpenFile, Task
+    from mountcr.planning.misreported import Misreported
 
 __all__ = [
     "STANDARD_STREAMS",
@@ -38,27 +39,52 @@ _PTY_MAJORS: Final = range(136, 144)
 _TTY_MAJORS: Final = frozenset({4, 5, *_PTY_MAJORS})
 
 
-def inherited(facts: Facts) -> tuple[Inherited, ...]:
+def inherited(facts: Facts, known: Iterable[Misreported] = ()) -> tuple[Inherited, ...]:
     """
     Give each descriptor that leads out of the container and can be given back, one per file.
 
     Of pipes that is only a standard stream: nobody knows what stood at the end of another one.
+    `known` are files that do not lead out although they look so: of these only what has to be
+    opened in a layer is given back, mapped files too.
     """
-    found: dict[str, Inherited] = {}
     lonely = lonely_pipes(facts)
     mount_ids = {int(mount.id) for namespace in facts.namespaces for mount in namespace.mounts}
+    known = tuple(known)
+    ordinary = {key for each in known if each.ordinary for key in each.keys}
+    found = {each.key: each for each in _of_layers(known)}
     for task, file in _descriptors(facts):
         each = _pipe(task, file, lonely) or _outside(task, file, mount_ids)
-        if each:
+        if each and each.key not in ordinary:
             found.setdefault(each.key, each)
     return tuple(_numbered(found.values()))
+
+
+def _of_layers(known: Iterable[Misreported]) -> Iterator[Inherited]:
+    """Give the files that are opened in their layer, because no path leads to their content."""
+    for each in known:
+        stat = each.file.stat
+        if each.ordinary or each.source is None or stat is None:
+            continue
+        for key in each.keys:
+            yield Inherited(
+                number=max(each.file.fd, 0),
+                fd=each.file.fd,
+                pid=each.pid,
+                key=key,
+                type=stat.type,
+                shown=each.file.shown,
+                flags=each.file.flags,
+                position=max(each.file.position, 0),
+                source=each.source,
+                because=f"{each.found.path} is {each.found.state}; {each.found.evidence[-1]}",
+            )
 
 
 def _numbered(descriptors: Iterable[Inherited]) -> Iterator[Inherited]:
     """Give each a number of its own, because two tasks may have two files by one number."""
     taken: set[int] = set()
     for each in descriptors:
-        free = next(number for number in itertools.count(each.fd) if number not in taken)
+        free = next(number for number in itertools.count(each.number) if number not in taken)
         taken.add(free)
         yield msgspec.structs.replace(each, number=free)
 
@@ -109,6 +135,8 @@ def _outside(task: Task, file: OpenFile, mount_ids: set[int]) -> Inherited | Non
         return None
     if not file.shown.startswith("/") or file.shown.startswith(KERNEL_ONLY):
         return None
+    if file.stat.nlink == 0:
+        return None  # nobody could open it again
     return Inherited(
         number=file.fd,
         fd=file.fd,

@@ -24,6 +24,7 @@ from mountcr.planning.descriptors import inherited
 from mountcr.planning.engine import choose_engine, joined_sources
 from mountcr.planning.externals import choose_externals, external_nodes, given_nodes
 from mountcr.planning.given import Given, drop, parse_given
+from mountcr.planning.misreported import find_misreported, rewrites
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
@@ -89,7 +90,9 @@ def make_plan(
         given=given,
     )
     externals = _externals(case)
-    descriptors = inherited(facts)
+    misreported = find_misreported(facts)
+    descriptors = inherited(facts, misreported)
+    put_right = rewrites(facts, misreported)
     rootfs = _rootfs(case, externals)
     context = Context(
         facts=facts,
@@ -101,6 +104,7 @@ def make_plan(
         externals=externals,
         nodes=_external_nodes(case, externals),
         inherited=descriptors,
+        rewrites=put_right,
         target=target,
         files=files,
         made=_made(rootfs),
@@ -119,6 +123,7 @@ def make_plan(
         rootfs=rootfs,
         externals=externals,
         inherited=descriptors,
+        rewrites=put_right,
         findings=findings,
         engine=engine,
         criu=plan_criu(
@@ -126,6 +131,7 @@ def make_plan(
             externals,
             descriptors,
             case.choices,
+            rewrites=put_right,
             root=at if rootfs else None,
             engine=engine,
         ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from mountcr.criu.options import CriuOptions
+from mountcr.criu.rewriting import Operation
 from mountcr.model import Finding, InodeType, Record, Severity
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
@@ -71,7 +72,8 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
     `fd` of task `pid` is the first that was seen of it. `number` is what CRIU gets it as, unique
     in a plan and the same as `fd` where it can be. `key` is CRIU's: `pipe:[INO]`, `file[MNT:INO]`
     or `tty[RDEV:DEV]`, numbers of the latter two in hexadecimal. `shown` is what /proc showed;
-    `position` is that of a file, in bytes.
+    `position` is that of a file, in bytes. `source` is where it is opened on the host, None for
+    the path that was shown. Of a file that is only mapped `fd` is -1.
     """
 
     number: int
@@ -82,6 +84,7 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
     shown: KPath
     flags: int = 0
     position: int = 0
+    source: KPath | None = None
     because: str
 
 
@@ -146,7 +149,11 @@ class CriuPlan(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Plan(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """What would be done and what would come of it; the hand-over to every other tool."""
+    """
+    What would be done and what would come of it; the hand-over to every other tool.
+
+    `rewrites` are put right in the images when CRIU has dumped.
+    """
 
     schema: str = PLAN_SCHEMA
     verdict: Verdict
@@ -155,6 +162,7 @@ class Plan(Record, frozen=True, kw_only=True, omit_defaults=False):
     rootfs: Rootfs | None = None
     externals: tuple[External, ...] = ()
     inherited: tuple[Inherited, ...] = ()
+    rewrites: tuple[Operation, ...] = ()
     findings: tuple[Finding, ...] = ()
     engine: Engine | None = None
     criu: CriuPlan

@@ -47,6 +47,7 @@ def outline_plan(plan: Plan, *, explain: bool = False, purpose: Kind = Kind.DUMP
         _engine(top, plan.engine, explain=explain)
     _rootfs(top, plan, explain=explain)
     _descriptors(top, plan, explain=explain)
+    _rewrites(top, plan, explain=explain)
     _criu(top, plan, explain=explain)
     return top
 
@@ -139,6 +140,16 @@ def _descriptors(top: Outline, plan: Plan, *, explain: bool) -> None:
     descriptors = top.add("descriptors from outside")
     for each in plan.inherited:
         line = descriptors.add(printable(f"{each.fd} of pid {each.pid}: {each.key} ({each.shown})"))
+        if explain:
+            line.add(printable(f"because {each.because}"))
+
+
+def _rewrites(top: Outline, plan: Plan, *, explain: bool) -> None:
+    if not plan.rewrites:
+        return
+    section = top.add("put right in the images, after the dump")
+    for each in plan.rewrites:
+        line = section.add(printable(each.describe()))
         if explain:
             line.add(printable(f"because {each.because}"))
 

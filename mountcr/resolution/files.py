@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from mountcr.resolution.layers import PathFix
     from mountcr.resolution.unions import Private, Union
 
-__all__ = ["FILES_SCHEMA", "FilesDocument", "ResolvedFile", "is_misreported", "resolve"]
+__all__ = [
+    "FILES_SCHEMA",
+    "FilesDocument",
+    "ResolvedFile",
+    "is_misreported",
+    "misreported",
+    "resolve",
+]
 
 FILES_SCHEMA: Final = "mountcr/files/1"
 
@@ -53,7 +60,8 @@ class ResolvedFile(Record, frozen=True, kw_only=True, omit_defaults=False):
     `fd` is None but for descriptors, `start` and `end` are the addresses of a mapping. `path` is
     from the root of the container, None where it cannot be known. `mnt_id` is that of the mount
     that the path lies on, -1 if none is. `quirks` are the names of `kernel-notes` of what had to be
-    undone, `how` the method, `evidence` what it went by.
+    undone, `how` the method, `evidence` what it went by. `layer` is the one that was told to have
+    the file, where it was shown by that, and `inside` the path there.
     """
 
     pid: int
@@ -69,6 +77,8 @@ class ResolvedFile(Record, frozen=True, kw_only=True, omit_defaults=False):
     quirks: tuple[str, ...] = ()
     how: str
     evidence: tuple[str, ...] = ()
+    layer: KPath | None = None
+    inside: KPath | None = None
 
 
 class FilesDocument(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -83,6 +93,18 @@ def resolve(facts: Facts) -> tuple[ResolvedFile, ...]:
     """Resolve every file of every task, in the order of the facts."""
     resolver = _Resolver(facts)
     return tuple(resolver.resolve(task, file) for task in facts.tasks for file in task.files)
+
+
+def misreported(facts: Facts) -> Iterator[tuple[int, OpenFile, ResolvedFile]]:
+    """Give each file on a mount that is in no table of its task, with the pid, resolved."""
+    resolver = None
+    trees = {each.id: MountTree(each.mounts) for each in facts.namespaces}
+    for task in facts.tasks:
+        tree = trees.get(task.mount_namespace)
+        for file in task.files if tree else ():
+            if tree and file.shown.startswith("/") and is_foreign(file, tree):
+                resolver = resolver or _Resolver(facts)
+                yield task.pid, file, resolver.resolve(task, file)
 
 
 def is_misreported(file: OpenFile, tree: MountTree, found: SeenPath | None) -> bool:
@@ -108,6 +130,8 @@ class _Answer(NamedTuple):
     mount: Mount | None = None
     quirks: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    layer: KPath | None = None
+    inside: KPath | None = None
 
 
 class _Name(NamedTuple):
@@ -239,7 +263,10 @@ class _Resolver:
         shown = "as shown" if name.path == file.shown else judged.because
         evidence = (*(fix.evidence if fix else ()), judged.because)
         how = fix.how if fix else shown
-        return _Answer(name.path, judged.state, how, union.mount, quirks, evidence)
+        answer = _Answer(name.path, judged.state, how, union.mount, quirks, evidence)
+        if fix is None or fix.layer is None:
+            return answer
+        return answer._replace(layer=fix.layer, inside=union.inside(fix.path))
 
     def _name(self, file: OpenFile, namespace: int, fix: PathFix | None) -> _Name:
         """
@@ -318,4 +345,6 @@ def _row(task: Task, file: OpenFile, answer: _Answer) -> ResolvedFile:
         quirks=tuple(dict.fromkeys(answer.quirks)),
         how=answer.how,
         evidence=answer.evidence,
+        layer=answer.layer,
+        inside=answer.inside,
     )

@@ -89,7 +89,7 @@ def by_layer(file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
     """
     match = _match(file, union, seen)
     if match is None:
-        return _by_mount(file, union, seen)
+        return _by_mount(file, union)
     path, _, part = match
     if part is not None:
         what = f"inode {part.stat.dev} {part.stat.ino} is in layer {part.layer}"
@@ -126,37 +126,17 @@ def _quirks(file: OpenFile, path: KPath) -> tuple[str, ...]:
     return foreign + (() if path == file.shown else rootless)
 
 
-def _by_mount(file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
+def _by_mount(file: OpenFile, union: Union) -> PathFix | None:
     """Find a file that no path leads to any more by the mount that it is on."""
     known = union.private.get(file.mnt_id)
-    evidence = f"mount {file.mnt_id} shows other files of {known.layer}" if known else ""
-    if known is None:
-        known = _numbered(file, union, seen)
-        evidence = f"mount {file.mnt_id} was made right after mount {union.first}"
     shown = without_suffix(file.shown)
     if known is None or not paths.is_beneath(shown, known.top):
         return None
     path = union.outside(paths.KPath("/" + paths.relative_to(shown, known.top)))
     if path is None:
         return None
+    evidence = f"mount {file.mnt_id} shows other files of {known.layer}"
     return PathFix(path, known.layer, _quirks(file, path), "mount of a layer", (evidence,))
-
-
-def _numbered(file: OpenFile, union: Union, seen: Seen) -> Private | None:
-    """
-    Say which layer a mount shows by its number, where the device says nothing else.
-
-    An overlay clones the mounts of its layers when it is mounted, upper first, so that they have
-    the next numbers (fs/overlayfs/super.c of Linux 3.18 and 4.1, `ovl_fill_super()`).
-    """
-    layers = union.stack.directories
-    number = file.mnt_id - union.first - 1
-    if not union.first or not 0 <= number < len(layers) or file.stat is None:
-        return None
-    devices = {
-        part.stat.dev for each in seen for part in each.parts or () if part.layer == layers[number]
-    }
-    return Private(layers[number], paths.ROOT) if devices == {file.stat.dev} else None
 
 
 # --- Branches of AUFS -----------------------------------------------------------------------------

@@ -54,13 +54,12 @@ class Union:
     A mount of a union, or of a plain root directory, in a namespace.
 
     `private` are mounts of its layers that are in no mount table, by their ids, as far as files
-    have told. `first` is the id of the whole mount on the host, 0 if it is not there.
+    have told.
     """
 
     namespace: int
     mount: Mount
     stack: Stack
-    first: int = 0
     private: Mapping[int, Private] = field(default_factory=dict[int, Private])
 
     @property
@@ -129,7 +128,7 @@ def unions_of(mounts: MountTree, host: MountTree, namespace: int) -> tuple[Union
             continue
         stack = recognise(mount, host)
         if stack is not None:
-            found.append(Union(namespace, mount, stack, first=_on_host(mount, host)))
+            found.append(Union(namespace, mount, stack))
     return tuple(found)
 
 
@@ -138,9 +137,3 @@ def _of_root(mount: Mount, root: Mount | None) -> bool:
     if root is None or mount.dev != root.dev:
         return False
     return paths.is_beneath(bare_root(mount), bare_root(root))
-
-
-def _on_host(mount: Mount, host: MountTree) -> int:
-    """Give the id of the first mount of a whole superblock on the host."""
-    whole = [each.id for each in host.mounts if each.dev == mount.dev and each.root == paths.ROOT]
-    return min(whole, default=0)

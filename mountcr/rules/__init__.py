@@ -23,6 +23,7 @@ from mountcr.rules.table import table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mountcr.criu.rewriting import Operation
     from mountcr.graph import MountGraph, Node
     from mountcr.graph.tree import MountTree
     from mountcr.model import Facts, Host
@@ -43,9 +44,9 @@ class Context:
 
     `host` is the host of the restore, `origin` the one of the facts. `graph` is without what CRIU
     leaves out. `nodes` are the mounts that are declared external, `inherited` the descriptors that
-    CRIU will be given, `given` what the user told CRIU. With `compat` the older engine restores,
-    because the user, the plan or the kernel wants it. `target` and `files` are there for a
-    restore only.
+    CRIU will be given, `rewrites` what is put right in its images, `given` what the user told
+    CRIU. With `compat` the older engine restores, because the user, the plan or the kernel wants
+    it. `target` and `files` are there for a restore only.
     """
 
     facts: Facts
@@ -57,6 +58,7 @@ class Context:
     externals: tuple[External, ...] = ()
     nodes: frozenset[Node] = frozenset()
     inherited: tuple[Inherited, ...] = ()
+    rewrites: tuple[Operation, ...] = ()
     target: Target | None = None
     files: tuple[NamedFile, ...] = ()
     made: frozenset[str] = frozenset()
@@ -134,7 +136,7 @@ def _host(context: Context, rule: Rule) -> Host:
 def check(context: Context) -> tuple[Finding, ...]:
     """Ask every rule; findings come in the order of the table."""
     known = predicates()
-    bare = replace(context, nodes=frozenset(), inherited=())
+    bare = replace(context, nodes=frozenset(), inherited=(), rewrites=())
     findings: list[Finding] = []
     for identity, rule in table().items():
         if not rule.applies(_host(context, rule)):

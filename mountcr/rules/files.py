@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr import paths
+from mountcr.criu.rewriting import OrdinaryFile
 from mountcr.graph.superblock import short_type
 from mountcr.model import FileKind, InodeType, MountId
 from mountcr.planning.descriptors import file_key, inherited, is_terminal
@@ -82,13 +83,14 @@ class _Judge:
         self._trees = context.graph.trees.values() if context.graph else ()
         self._given = context.given
         self._limit = context.given.ghost_limit
-        self._declared = {word.partition("]:")[0].rstrip("]") for word in context.given.externals}
-        root = context.graph.root if context.graph else None
-        self._aufs = root is not None and root.fstype == "aufs"
+        keys = [each.key for each in context.inherited]
+        keys += (each.key for each in context.rewrites if isinstance(each, OrdinaryFile))
+        keys += (word.partition("]:")[0] for word in context.given.externals)
+        self._declared = {each.rstrip("]") for each in keys}
 
     def check(self, task: Task, file: OpenFile) -> tuple[str, Found] | None:
         """Give the rule of the first check that fails, and what is found."""
-        if file.mnt_id < 0 or self._is_branch(file):
+        if file.mnt_id < 0:
             return None
         mount, tree = self._mount(file)
         if mount is None or tree is None:
@@ -101,10 +103,6 @@ class _Judge:
         if short_type(mount) in _UNCHECKED:
             return None
         return self._path(file, mount, tree, detail)
-
-    def _is_branch(self, file: OpenFile) -> bool:
-        """Tell whether AUFS may show a branch for what is mapped, which CRIU undoes."""
-        return self._aufs and file.kind is FileKind.MAP
 
     def _mount(self, file: OpenFile) -> tuple[Mount, MountTree] | tuple[None, None]:
         for tree in self._trees:
@@ -119,8 +117,8 @@ class _Judge:
         return Found(file.shown, detail, cured=cured or declared)
 
     def _outside(self, task: Task, file: OpenFile) -> tuple[str, Found] | None:
-        """L0, of what is no descriptor: those may be given back."""
-        if file.kind is FileKind.FD or not file.shown.startswith("/"):
+        """L0: what is given back, or put right in the images, CRIU is told of."""
+        if not file.shown.startswith("/"):
             return None
         return "L0", self._found(file, f"{_holder(task, file)}, {file_key(file)}")
 
@@ -166,7 +164,7 @@ def _directory(file: OpenFile) -> KPath:
 
 # --- Descriptors ----------------------------------------------------------------------------------
 
-_outside_mappings: Final = _fails("L0")
+_outside: Final = _fails("L0")
 
 
 def _foreign_files(context: Context) -> Iterator[Found]:
@@ -175,9 +173,9 @@ def _foreign_files(context: Context) -> Iterator[Found]:
         return
     given = {each.key for each in context.inherited}
     for each in inherited(context.facts):
-        if not each.key.startswith("pipe:") and each.key not in given:
+        if each.key.startswith("tty[") and each.key not in given:
             yield Found(each.shown, f"descriptor {each.fd} of pid {each.pid}, {each.key}")
-    yield from _outside_mappings(context)
+    yield from _outside(context)
 
 
 def _locks(context: Context) -> Iterator[Found]:
