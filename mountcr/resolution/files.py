@@ -60,8 +60,8 @@ class ResolvedFile(Record, frozen=True, kw_only=True, omit_defaults=False):
     `fd` is None but for descriptors, `start` and `end` are the addresses of a mapping. `path` is
     from the root of the container, None where it cannot be known. `mnt_id` is that of the mount
     that the path lies on, -1 if none is. `quirks` are the names of `kernel-notes` of what had to be
-    undone, `how` the method, `evidence` what it went by. `layer` is the one that was told to have
-    the file, where it was shown by that, and `inside` the path there.
+    undone, `how` the method, `evidence` what it went by. `layer` is the one, on the host, that was
+    told to have the file, where it was shown by that, and `inside` the path there.
     """
 
     pid: int
@@ -264,7 +264,7 @@ class _Resolver:
         evidence = (*(fix.evidence if fix else ()), judged.because)
         how = fix.how if fix else shown
         answer = _Answer(name.path, judged.state, how, union.mount, quirks, evidence)
-        if fix is None or fix.layer is None:
+        if fix is None or fix.layer is None or not union.on_host(fix.layer):
             return answer
         return answer._replace(layer=fix.layer, inside=union.inside(fix.path))
 
@@ -275,26 +275,26 @@ class _Resolver:
         A name may end as that of a file that is gone and be there, and a file may be gone of which
         the kernel does not say so.
         """
-        path = fix.path if fix else without_suffix(file.shown)
-        quirks = fix.quirks if fix else ()
-        found = self._seen.at(namespace, path)
-        if not file.shown.endswith(DELETED):
-            if found is None or not found.missing:
-                return _Name(path, quirks)
-            unmarked = () if fix is None else ("deleted-without-mark",)
-            return _another(file, _Name(path, quirks, f"nothing is at {path} any more"), unmarked)
-        whole = self._seen.at(namespace, file.shown) if fix is None else found
-        if path.endswith(DELETED) or (whole and same_file(whole.stat, file.stat)):
-            name = path if fix else file.shown
-            return _Name(name, (*quirks, "name-like-deleted") if name == file.shown else quirks)
-        return _another(file, _Name(path, quirks, f"the kernel says that {path} is gone"), ())
+        name = _Name(fix.path, fix.quirks) if fix else _Name(file.shown)
+        found = self._seen.at(namespace, name.path)
+        if fix is None and file.shown.endswith(DELETED):
+            if found and same_file(found.stat, file.stat):
+                return name._replace(quirks=("name-like-deleted",))
+            name = _Name(without_suffix(file.shown))
+        if name.path != file.shown and (fix.gone if fix else True):
+            return _another(file, name, f"the kernel says that {name.path} is gone")
+        if found is None or not found.missing:
+            return name
+        if fix is not None:
+            name = name._replace(quirks=(*name.quirks, "deleted-without-mark"))
+        return _another(file, name, f"nothing is at {name.path} any more")
 
 
-def _another(file: OpenFile, gone: _Name, quirks: tuple[str, ...]) -> _Name:
+def _another(file: OpenFile, name: _Name, why: str) -> _Name:
     """Give another name of a file whose own one is gone, if it has one."""
     if file.names:
-        return _Name(file.names[0], (*gone.quirks, "name-removed"))
-    return gone._replace(quirks=gone.quirks + quirks)
+        return _Name(file.names[0], (*name.quirks, "name-removed"))
+    return name._replace(gone=why)
 
 
 def _quirks(

@@ -36,7 +36,8 @@ class PathFix(NamedTuple):
 
     `path` is from the root of the namespace and without a mark of deletion, unless that is part of
     the name. `layer` is the directory that has the file, None if that is not known. `how` is the
-    method in a few words, `evidence` what it went by.
+    method in a few words, `evidence` what it went by. `gone` tells that the kernel says of the name
+    that it is.
     """
 
     path: KPath
@@ -44,6 +45,7 @@ class PathFix(NamedTuple):
     quirks: tuple[str, ...]
     how: str
     evidence: tuple[str, ...] = ()
+    gone: bool = False
 
 
 def layer_paths(file: OpenFile, union: Union) -> Iterator[tuple[KPath, KPath]]:
@@ -136,7 +138,8 @@ def _by_mount(file: OpenFile, union: Union) -> PathFix | None:
     if path is None:
         return None
     evidence = f"mount {file.mnt_id} shows other files of {known.layer}"
-    return PathFix(path, known.layer, _quirks(file, path), "mount of a layer", (evidence,))
+    gone = shown != file.shown
+    return PathFix(path, known.layer, _quirks(file, path), "mount of a layer", (evidence,), gone)
 
 
 # --- Branches of AUFS -----------------------------------------------------------------------------
@@ -170,12 +173,13 @@ def by_branch(file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
     path = union.outside(inside)
     if path is None:
         return None
-    if path.endswith(DELETED) and not _is_in(branch, file, seen.at(union.namespace, path)):
-        path = without_suffix(path)
-    elif _is_in(branch, file, seen.at(union.namespace, path)) is False:
+    there = _is_in(branch, file, seen.at(union.namespace, path))
+    gone = path.endswith(DELETED) and not there
+    if there is False and not gone:
         return None  # some file of the branch that is no mapping of the union
-    evidence = f"{branch} is a branch of the AUFS at {union.mount.mountpoint}"
-    return PathFix(path, branch, ("aufs-branch-path",), "path of a branch", (evidence,))
+    evidence = (f"{branch} is a branch of the AUFS at {union.mount.mountpoint}",)
+    path = without_suffix(path) if gone else path
+    return PathFix(path, branch, ("aufs-branch-path",), "path of a branch", evidence, gone)
 
 
 def _is_in(branch: KPath, file: OpenFile, found: SeenPath | None) -> bool | None:

@@ -71,6 +71,12 @@ class Union:
         """Give the path from the root of the union of one that lies on the mount."""
         return paths.rebase(path, self.mount.mountpoint, bare_root(self.mount))
 
+    def on_host(self, layer: KPath) -> bool:
+        """Tell whether a layer is a path of the host, as those of a nested overlay need not be."""
+        if self.mount.mountpoint == paths.ROOT or not self.mount.layers_inside:
+            return True
+        return layer in self.mount.layers_outside and layer not in self.mount.layers_inside
+
     def outside(self, path: KPath) -> KPath | None:
         """Give the path in the namespace of one of the union; None if it is not shown."""
         root = bare_root(self.mount)
