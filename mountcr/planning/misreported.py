@@ -21,6 +21,7 @@ from mountcr.model import FileKind, InodeType, MountId
 from mountcr.planning.descriptors import file_key
 from mountcr.planning.remaps import name_is_gone
 from mountcr.resolution.files import misreported
+from mountcr.resolution.quirks import Quirk
 from mountcr.resolution.state import FileState
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _keys(facts: Facts, file: OpenFile, found: ResolvedFile) -> Iterator[str]:
     merged view for the inode (criu/proc_parse.c, `vma_stat()`).
     """
     yield file_key(file)
-    if file.kind is FileKind.MAP and "aufs-branch-path" in found.quirks:
+    if file.kind is FileKind.MAP and Quirk.AUFS_BRANCH_PATH in found.quirks:
         for seen in facts.paths:
             if seen.path == found.path and seen.stat:
                 yield f"file[ffffffff:{seen.stat.ino:x}]"

@@ -20,6 +20,7 @@ from mountcr.paths import KPath
 from mountcr.planning.remaps import KERNEL_ONLY
 from mountcr.resolution import layers
 from mountcr.resolution.nameless import NET_UNIX, name_of
+from mountcr.resolution.quirks import Quirk
 from mountcr.resolution.state import FileState, Judgement, state_in_union
 from mountcr.resolution.unions import DELETED, Seen, same_file, unions_of, without_suffix
 
@@ -74,7 +75,7 @@ class ResolvedFile(Record, frozen=True, kw_only=True, omit_defaults=False):
     mnt_id: int = -1
     mountpoint: KPath | None = None
     state: FileState
-    quirks: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
     how: str
     evidence: tuple[str, ...] = ()
     layer: KPath | None = None
@@ -128,7 +129,7 @@ class _Answer(NamedTuple):
     state: FileState
     how: str
     mount: Mount | None = None
-    quirks: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
     evidence: tuple[str, ...] = ()
     layer: KPath | None = None
     inside: KPath | None = None
@@ -138,7 +139,7 @@ class _Name(NamedTuple):
     """The path of a file, the quirks that were undone for it, and why it is gone if it is."""
 
     path: KPath
-    quirks: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
     gone: str = ""
 
 
@@ -279,36 +280,36 @@ class _Resolver:
         found = self._seen.at(namespace, name.path)
         if fix is None and file.shown.endswith(DELETED):
             if found and same_file(found.stat, file.stat):
-                return name._replace(quirks=("name-like-deleted",))
+                return name._replace(quirks=(Quirk.NAME_LIKE_DELETED,))
             name = _Name(without_suffix(file.shown))
         if name.path != file.shown and (fix.gone if fix else True):
             return _another(file, name, f"the kernel says that {name.path} is gone")
         if found is None or not found.missing:
             return name
         if fix is not None:
-            name = name._replace(quirks=(*name.quirks, "deleted-without-mark"))
+            name = name._replace(quirks=(*name.quirks, Quirk.DELETED_WITHOUT_MARK))
         return _another(file, name, f"nothing is at {name.path} any more")
 
 
 def _another(file: OpenFile, name: _Name, why: str) -> _Name:
     """Give another name of a file whose own one is gone, if it has one."""
     if file.names:
-        return _Name(file.names[0], (*name.quirks, "name-removed"))
+        return _Name(file.names[0], (*name.quirks, Quirk.NAME_REMOVED))
     return name._replace(gone=why)
 
 
 def _quirks(
     file: OpenFile, union: Union, found: SeenPath | None, state: FileState
-) -> tuple[str, ...]:
+) -> tuple[Quirk, ...]:
     """Name what else is shown otherwise than stat(2) says it of the path."""
-    quirks: list[str] = []
+    quirks: list[Quirk] = []
     mapping, stat = file.mapping, found.stat if found else None
     if mapping and stat and (mapping.dev, mapping.ino) != (stat.dev, stat.ino):
-        quirks.append("mapping-inode")
+        quirks.append(Quirk.MAPPING_INODE)
     if state is FileState.STALE:
-        quirks.append("stale-below-copy")
+        quirks.append(Quirk.STALE_BELOW_COPY)
     if state is FileState.DELETED and file.stat is None and union.stack.driver == "aufs":
-        quirks.append("aufs-stale-handle")
+        quirks.append(Quirk.AUFS_STALE_HANDLE)
     return tuple(quirks)
 
 

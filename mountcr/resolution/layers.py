@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mountcr import paths
+from mountcr.resolution.quirks import Quirk
 from mountcr.resolution.unions import DELETED, Private, identity, same_file, without_suffix
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class PathFix(NamedTuple):
 
     path: KPath
     layer: KPath | None
-    quirks: tuple[str, ...]
+    quirks: tuple[Quirk, ...]
     how: str
     evidence: tuple[str, ...] = ()
     gone: bool = False
@@ -122,9 +123,9 @@ def _match(
     return None
 
 
-def _quirks(file: OpenFile, path: KPath) -> tuple[str, ...]:
-    foreign = ("private-mount",) if file.mnt_id >= 0 else ()
-    rootless = ("rootless-path",) if path != without_suffix(file.shown) else ()
+def _quirks(file: OpenFile, path: KPath) -> tuple[Quirk, ...]:
+    foreign = (Quirk.PRIVATE_MOUNT,) if file.mnt_id >= 0 else ()
+    rootless = (Quirk.ROOTLESS_PATH,) if path != without_suffix(file.shown) else ()
     return foreign + (() if path == file.shown else rootless)
 
 
@@ -179,7 +180,7 @@ def by_branch(file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
         return None  # some file of the branch that is no mapping of the union
     evidence = (f"{branch} is a branch of the AUFS at {union.mount.mountpoint}",)
     path = without_suffix(path) if gone else path
-    return PathFix(path, branch, ("aufs-branch-path",), "path of a branch", evidence, gone)
+    return PathFix(path, branch, (Quirk.AUFS_BRANCH_PATH,), "path of a branch", evidence, gone)
 
 
 def _is_in(branch: KPath, file: OpenFile, found: SeenPath | None) -> bool | None:

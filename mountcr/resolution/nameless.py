@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.model import InodeType
 from mountcr.paths import KPath
+from mountcr.resolution.quirks import Quirk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ class Named(NamedTuple):
 
     path: KPath
     how: str
-    quirks: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
 
 
 def name_of(
@@ -50,7 +51,7 @@ def name_of(
 
 def _watching(file: OpenFile, seen: Sequence[SeenPath], tree: MountTree | None) -> Named:
     words: list[str] = []
-    quirks: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
     missed = 0
     for mark in sorted(file.marks, key=lambda each: each.wd):
         found = list(_watched(mark, seen, tree))
@@ -60,7 +61,7 @@ def _watching(file: OpenFile, seen: Sequence[SeenPath], tree: MountTree | None) 
             continue
         words.append(found[0].path)
         if found[0].stat and (found[0].stat.dev, found[0].stat.ino) != (mark.dev, mark.ino):
-            quirks = ("watch-device",)
+            quirks = (Quirk.WATCH_DEVICE,)
     how = f"of {missed} watches the path cannot be told" if missed else "inodes of the watches"
     return Named(KPath(f"{file.marks[0].kind}:{','.join(words)}"), how, quirks)
 
