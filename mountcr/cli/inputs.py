@@ -14,7 +14,6 @@ from mountcr.engines import Roots, find
 from mountcr.errors import DocumentError, UsageError
 from mountcr.model import FACTS_SCHEMA, Facts
 from mountcr.observation import observe
-from mountcr.observation.capture import is_capture, read_capture
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
 
@@ -52,8 +51,11 @@ def facts_of(arguments: argparse.Namespace, *, thorough: bool = False) -> Facts:
         return read_facts(reference)
     if is_images(reference):
         return manifests.read(absolute(reference)).facts
-    if is_capture(reference):
-        return read_capture(reference)
+    if os.path.isdir(os.path.join(reference, "proc")):
+        from mountcr.observation.capture import is_capture, read_capture
+
+        if is_capture(reference):
+            return read_capture(reference)
     return observe(container_of(arguments), thorough=thorough)
 
 

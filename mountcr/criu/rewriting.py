@@ -17,7 +17,6 @@ import msgspec
 
 from mountcr import paths
 from mountcr.criu.groups import move_groups
-from mountcr.criu.imagefile import Entry, read
 from mountcr.criu.prefixes import checked_path, moved
 from mountcr.errors import UsageError
 from mountcr.paths import KPath
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from mountcr.criu import images_pb2
-    from mountcr.criu.imagefile import Image
+    from mountcr.criu.imagefile import Entry, Image
     from mountcr.criu.images import ImageSet
 
     M = TypeVar("M", bound=Message)
@@ -316,6 +315,8 @@ def rewrite(images: ImageSet, operations: Sequence[Operation]) -> Rewriting:
 
     Raises ImageError for a damaged image, UsageError for what an operation cannot do.
     """
+    from mountcr.criu.imagefile import read  # a plan only says what it wants
+
     held: dict[str, Image] = {}
     changes: list[Change] = []
     for operation in operations:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from mountcr import __version__
 from mountcr.errors import GoneError, PrivilegeError
+from mountcr.graph.tree import MountTree
 from mountcr.model import Container, Facts, Task, Unseen
-from mountcr.observation.evidence import with_evidence
 from mountcr.observation.host import observe_host
 from mountcr.observation.layers import with_layers_of_root
 from mountcr.observation.namespaces import observe_namespaces
 from mountcr.observation.places import Places
 from mountcr.observation.tasks import descendants, task
+from mountcr.resolution.symptoms import is_suspicious
 
 if TYPE_CHECKING:
     from mountcr.model import Host
@@ -75,7 +76,22 @@ def observe(container: Container, *, host: Host | None = None, thorough: bool = 
         return Facts(mountcr=__version__, container=container, host=host)
     with Places() as places:
         facts = _observe(container, host, places)
+        if not thorough and not _has_suspicious(facts):
+            return facts
+        from mountcr.observation.evidence import with_evidence  # of no use on most kernels
+
         return with_evidence(facts, places, thorough=thorough)
+
+
+def _has_suspicious(facts: Facts) -> bool:
+    """Tell whether the kernel shows a file otherwise than it is."""
+    trees = {each.id: MountTree(each.mounts) for each in facts.namespaces}
+    return any(
+        is_suspicious(file, trees[task.mount_namespace])
+        for task in facts.tasks
+        if task.mount_namespace in trees
+        for file in task.files
+    )
 
 
 def _observe(container: Container, host: Host, places: Places) -> Facts:

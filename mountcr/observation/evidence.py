@@ -22,11 +22,9 @@ from mountcr.model import InodeType, LayerPart, MountId, PathStat, SeenPath, Uns
 from mountcr.observation.names import NamesExceededError, find_names
 from mountcr.observation.stats import device
 from mountcr.paths import KPath, decode
-from mountcr.resolution.files import is_misreported
 from mountcr.resolution.layers import layer_paths
-from mountcr.resolution.unions import DELETED, unions_of, without_suffix
-from mountcr.rootfs.opened import opened
-from mountcr.rootfs.tree import join
+from mountcr.resolution.symptoms import DELETED, is_foreign, is_suspicious
+from mountcr.resolution.unions import unions_of, without_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -103,7 +101,7 @@ class _Search:
 
     def of(self, task: Task) -> Task:
         """Look at the paths that the files of a task may have, and give it with their names."""
-        chosen = [each for each in task.files if self._thorough or self._is_suspicious(each)]
+        chosen = [each for each in task.files if self._thorough or is_suspicious(each, self._tree)]
         for file in chosen:
             for path in self._candidates(file):
                 self._look(path)
@@ -111,12 +109,6 @@ class _Search:
             return task
         self._prepare_names(task)
         return msgspec.structs.replace(task, files=tuple(map(self._with_names, task.files)))
-
-    def _is_suspicious(self, file: OpenFile) -> bool:
-        if not file.shown.startswith("/"):
-            return False
-        found = SeenPath(namespace=0, path=file.shown, stat=file.at_path, missing=file.missing)
-        return is_misreported(file, self._tree, found)
 
     def _candidates(self, file: OpenFile) -> Iterator[KPath]:
         """Give the paths that a file may have, by what is shown of it."""
@@ -128,7 +120,7 @@ class _Search:
         for path in shown:
             yield path
             yield without_suffix(path)
-        if file.mnt_id < 0 or MountId(file.mnt_id) not in self._tree.by_id:
+        if file.mnt_id < 0 or is_foreign(file, self._tree):
             for union in self._unions:
                 yield from (path for path, _ in layer_paths(file, union))
 
@@ -167,6 +159,8 @@ class _Search:
         return layers.parts[inside]
 
     def _open(self, union: Union) -> _Layers | None:
+        from mountcr.rootfs.opened import opened  # what most plans have no use for
+
         layers = union.driver.layers(union.stack)
         try:
             reachable = tuple(self._reachable(union.mount, each) for each in layers)
@@ -240,7 +234,7 @@ def _parts(layers: _Layers, path: bytes) -> Iterator[LayerPart]:
     else:
         parent, _, name = path.rpartition(b"/")
         found = (
-            (each.layer, join(each.path, name))
+            (each.layer, b"%s/%s" % (each.path, name) if each.path else name)
             for each in layers.view.parts(parent)
             if not each.borrowed
         )

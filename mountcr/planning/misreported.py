@@ -11,7 +11,7 @@ one below a copy of it, is opened in its layer at the restore.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import paths
 from mountcr.criu.rewriting import FileMount, OrdinaryFile
@@ -20,9 +20,8 @@ from mountcr.graph.tree import MountTree
 from mountcr.model import FileKind, InodeType, MountId
 from mountcr.planning.descriptors import file_key
 from mountcr.planning.remaps import name_is_gone
-from mountcr.resolution.files import misreported
 from mountcr.resolution.quirks import Quirk
-from mountcr.resolution.state import FileState
+from mountcr.resolution.symptoms import foreign_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Misreported", "find_misreported", "rewrites"]
 
-_AT_ITS_PATH = frozenset({FileState.LOWER, FileState.UPPER})
+_AT_ITS_PATH: Final = frozenset({"lower", "upper"})
+"""States of files whose path leads to the very content (`mountcr.resolution.state.FileState`)."""
 
 
 class Misreported(NamedTuple):
@@ -60,8 +60,10 @@ class Misreported(NamedTuple):
 
 def find_misreported(facts: Facts) -> tuple[Misreported, ...]:
     """Give the files that CRIU would not find the mount of, and that are known all the same."""
-    if facts.shares_mounts:
+    if facts.shares_mounts or not any(foreign_files(facts)):
         return ()
+    from mountcr.resolution.files import misreported  # of no use on most kernels
+
     return tuple(filter(None, (_of(facts, *each) for each in misreported(facts))))
 
 
@@ -105,7 +107,7 @@ def _ordinary(found: Iterable[Misreported]) -> Iterator[Operation]:
     for each in found:
         if not each.ordinary or each.found.path is None or each.file.stat is None:
             continue
-        lower = each.found.state is FileState.LOWER and each.file.stat.type is InodeType.FILE
+        lower = each.found.state == "lower" and each.file.stat.type is InodeType.FILE
         for key in each.keys:
             yield OrdinaryFile(
                 key=key,

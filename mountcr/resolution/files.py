@@ -9,7 +9,6 @@ Pure: all it goes by is in the facts. Each answer says how it was found; what ca
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import paths
@@ -22,20 +21,26 @@ from mountcr.resolution import layers
 from mountcr.resolution.nameless import NET_UNIX, name_of
 from mountcr.resolution.quirks import Quirk
 from mountcr.resolution.state import FileState, Judgement, state_in_union
-from mountcr.resolution.unions import DELETED, Seen, same_file, unions_of, without_suffix
+from mountcr.resolution.symptoms import (
+    DELETED,
+    foreign_files,
+    is_foreign,
+    is_misreported,
+    same_file,
+)
+from mountcr.resolution.unions import Seen, Union, unions_of, without_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mountcr.model import Facts, Mount, OpenFile, SeenPath, Task
     from mountcr.resolution.layers import PathFix
-    from mountcr.resolution.unions import Private, Union
+    from mountcr.resolution.unions import Private
 
 __all__ = [
     "FILES_SCHEMA",
     "FilesDocument",
     "ResolvedFile",
-    "is_misreported",
     "misreported",
     "resolve",
 ]
@@ -98,28 +103,9 @@ def resolve(facts: Facts) -> tuple[ResolvedFile, ...]:
 
 def misreported(facts: Facts) -> Iterator[tuple[int, OpenFile, ResolvedFile]]:
     """Give each file on a mount that is in no table of its task, with the pid, resolved."""
-    resolver = None
-    trees = {each.id: MountTree(each.mounts) for each in facts.namespaces}
-    for task in facts.tasks:
-        tree = trees.get(task.mount_namespace)
-        for file in task.files if tree else ():
-            if tree and file.shown.startswith("/") and is_foreign(file, tree):
-                resolver = resolver or _Resolver(facts)
-                yield task.pid, file, resolver.resolve(task, file)
-
-
-def is_misreported(file: OpenFile, tree: MountTree, found: SeenPath | None) -> bool:
-    """
-    Tell a file that is not what lies at its path, or is on a mount that no table has.
-
-    `found` is what lies at the path as it is shown. Of a mapping there are two accounts, which may
-    differ.
-    """
-    if file.mapping is not None and file.mapping.path != file.shown:
-        return True
-    if file.mnt_id >= 0:
-        return is_foreign(file, tree)
-    return found is None or not same_file(found.stat, file.stat)
+    resolver = _Resolver(facts)
+    for task, file in foreign_files(facts):
+        yield task.pid, file, resolver.resolve(task, file)
 
 
 class _Answer(NamedTuple):
@@ -154,7 +140,7 @@ class _Resolver:
         self._trees = {each.id: MountTree(each.mounts) for each in facts.namespaces}
         self._unions = {
             identity: tuple(
-                replace(union, private=dict(self._private(facts, union)))
+                Union(identity, union.mount, union.stack, dict(self._private(facts, union)))
                 for union in unions_of(tree, host, identity)
             )
             for identity, tree in self._trees.items()
@@ -311,11 +297,6 @@ def _quirks(
     if state is FileState.DELETED and file.stat is None and union.stack.driver == "aufs":
         quirks.append(Quirk.AUFS_STALE_HANDLE)
     return tuple(quirks)
-
-
-def is_foreign(file: OpenFile, tree: MountTree) -> bool:
-    """Tell a file on a mount that no table has."""
-    return file.mnt_id >= 0 and MountId(file.mnt_id) not in tree.by_id
 
 
 def _of_itself(path: KPath, mount: Mount, task: Task) -> KPath:

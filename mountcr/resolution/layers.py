@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mountcr import paths
 from mountcr.resolution.quirks import Quirk
-from mountcr.resolution.unions import DELETED, Private, identity, same_file, without_suffix
+from mountcr.resolution.symptoms import DELETED, identity, same_file
+from mountcr.resolution.unions import Private, without_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,7 +18,7 @@ import msgspec
 
 from mountcr.model import FileKind, InodeType
 from mountcr.resolution.layers import part_of
-from mountcr.resolution.unions import same_file
+from mountcr.resolution.symptoms import same_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,35 +8,29 @@ union and back by mountpoint and root of the mount.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import paths
 from mountcr.driver import get_driver, recognise
 from mountcr.graph.superblock import bare_root, short_type
+from mountcr.resolution.symptoms import DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mountcr.driver import Driver
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Facts, Mount, PathStat, SeenPath
+    from mountcr.model import Facts, Mount, SeenPath
     from mountcr.paths import KPath
     from mountcr.stack import Stack
 
 __all__ = [
-    "DELETED",
     "Private",
     "Seen",
     "Union",
-    "identity",
-    "same_file",
     "unions_of",
     "without_suffix",
 ]
-
-DELETED: Final = "\\040(deleted)"
-"""What follows the path of a file whose name is gone (fs/d_path.c, `path_with_deleted()`)."""
 
 _UNIONS: Final = frozenset({"overlay", "aufs", "unionfs", "fuse"})
 
@@ -48,7 +42,6 @@ class Private(NamedTuple):
     top: KPath
 
 
-@dataclass(frozen=True, eq=False)
 class Union:
     """
     A mount of a union, or of a plain root directory, in a namespace.
@@ -57,10 +50,17 @@ class Union:
     have told.
     """
 
-    namespace: int
-    mount: Mount
-    stack: Stack
-    private: Mapping[int, Private] = field(default_factory=dict[int, Private])
+    def __init__(
+        self,
+        namespace: int,
+        mount: Mount,
+        stack: Stack,
+        private: Mapping[int, Private] | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self.mount = mount
+        self.stack = stack
+        self.private = private or {}
 
     @property
     def driver(self) -> Driver:
@@ -105,16 +105,6 @@ class Seen:
     def __iter__(self) -> Iterator[SeenPath]:
         """Give everything that was seen."""
         return iter(self._paths.values())
-
-
-def identity(stat: PathStat | None) -> tuple[str, int] | None:
-    """Give what tells one inode from others; None where nothing is known."""
-    return (stat.dev, stat.ino) if stat else None
-
-
-def same_file(stat: PathStat | None, other: PathStat | None) -> bool:
-    """Tell whether both are known, and the same inode."""
-    return stat is not None and other is not None and identity(stat) == identity(other)
 
 
 def without_suffix(path: KPath) -> KPath:
