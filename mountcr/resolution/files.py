@@ -222,7 +222,7 @@ class _Resolver:
 
     def _plain(self, task: Task, file: OpenFile, mount: Mount) -> _Answer:
         """Resolve a file of a mount that is no union."""
-        name = self._name(file, task.mount_namespace, None)
+        name = self._name(file, task.mount_namespace, mount, None)
         judged = self._judge_plain(file, mount)
         if name.gone:
             judged = Judgement(FileState.DELETED, name.gone)
@@ -240,10 +240,13 @@ class _Resolver:
 
     def _in_union(self, file: OpenFile, union: Union, fix: PathFix | None) -> _Answer:
         """Resolve a file of a union: its name, then what of the union it is."""
-        name = self._name(file, union.namespace, fix)
+        name = self._name(file, union.namespace, union.mount, fix)
         found = self._seen.at(union.namespace, name.path)
+        cover = self._cover(union.namespace, union.mount, name.path)
         if name.gone:
             judged = Judgement(FileState.DELETED, name.gone)
+        elif cover:
+            judged = Judgement(FileState.UNRESOLVED, cover)
         else:
             judged = state_in_union(file, union, found, fix.layer if fix else None)
         quirks = name.quirks + _quirks(file, union, found, judged.state)
@@ -255,7 +258,14 @@ class _Resolver:
             return answer
         return answer._replace(layer=fix.layer, inside=union.inside(fix.path))
 
-    def _name(self, file: OpenFile, namespace: int, fix: PathFix | None) -> _Name:
+    def _cover(self, namespace: int, mount: Mount, path: KPath) -> str:
+        """Say which mount lies over a path of another one, so that nobody saw what is there."""
+        cover = self._trees[namespace].lies_on(path)
+        if cover is None or cover is mount:
+            return ""
+        return f"mount {cover.id} at {cover.mountpoint} lies over it"
+
+    def _name(self, file: OpenFile, namespace: int, mount: Mount, fix: PathFix | None) -> _Name:
         """
         Give the path of a file, which a driver may have told.
 
@@ -270,7 +280,7 @@ class _Resolver:
             name = _Name(without_suffix(file.shown))
         if name.path != file.shown and (fix.gone if fix else True):
             return _another(file, name, f"the kernel says that {name.path} is gone")
-        if found is None or not found.missing:
+        if found is None or not found.missing or self._cover(namespace, mount, name.path):
             return name
         if fix is not None:
             name = name._replace(quirks=(*name.quirks, Quirk.DELETED_WITHOUT_MARK))

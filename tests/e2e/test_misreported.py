@@ -12,9 +12,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mountcr.criu.images import ImageSet
 from mountcr.demo.launch import BindMount
 from mountcr.kernel import mounts
-from mountcr.paths import encode
+from mountcr.paths import KPath, encode
 
 if TYPE_CHECKING:
     from e2e.conftest import Place
@@ -188,3 +189,54 @@ def test_mappings_and_the_executable(place: Place) -> None:
     rows = place.done("files", restored)["files"]
     assert {each["shown"] for each in rows if each["kind"] in {"map", "exe"}} == {"/bin/busybox"}
     assert not any(each["quirks"] for each in rows if each["kind"] in {"map", "exe"})
+
+
+def test_the_mount_of_a_file_on_a_nested_overlay(place: Place) -> None:
+    """
+    In the images a file on an overlay of several file systems is on its mount, and comes back.
+
+    CRIU alone writes that it is on the root, because the file has a device that no mount has.
+    """
+    place.script("holder", NESTED)
+    place.mount_overlay()
+    nested = place.directory("nested")
+    for name in ("low", "other", "up", "work", "at"):
+        (nested / name).mkdir()
+    place.mount("tmpfs", nested / "other")
+    place.write(nested / "other/inner", "nested\n")
+    place.run(
+        *("mount", "-t", "overlay", "overlay", nested / "at", "-o"),
+        f"lowerdir={nested}/other:{nested}/low,upperdir={nested}/up,workdir={nested}/work,xino=off",
+    )
+    pid = place.start("/bin/holder", binds=[BindMount(str(nested / "at"), "/o")])
+    place.wait((place.upper / "ready").exists)
+    plan = place.done("plan", pid)
+    (repair,) = plan["rewrites"]
+    assert (repair["op"], repair["path"]) == ("filemount", "/o/inner")
+    alone = place.directory("alone")
+    done = place.run_criu(
+        *("dump", "--tree", pid, "--images-dir", alone, "--root", place.root, "--leave-running"),
+        *("--external", "mnt[/o]:o", "-v4"),
+    )
+    assert done.status == 0, done.out
+    assert mount_of(alone, "/o/inner") == repair["mnt_id"]
+    images = place.dump(pid)
+    assert mount_of(images, "/o/inner") == repair["to"]
+    restored = place.restore(images)
+    assert Path(f"/proc/{restored}/fd/20").read_bytes() == b"nested\n"
+    place.unmount(nested / "at")
+    place.unmount(nested / "other")
+
+
+NESTED = b"""#!/bin/busybox sh
+# holds a file of a nested overlay
+exec 20</o/inner
+: > /ready
+exec /bin/busybox sleep 1000
+"""
+
+
+def mount_of(images: Path, path: str) -> int:
+    """Read from the images which mount a file is on."""
+    found = {each.path: each for each in ImageSet(encode(bytes(images))).regular_files()}
+    return found[KPath(path)].mnt_id

@@ -366,3 +366,17 @@ def test_other_links(tmp_path: Path, kind: FileKind) -> None:
         assert (found.path, found.state) == (f"{tmp_path}/m/d", FileState.MERGED)
     else:
         assert found.path == found.shown
+
+
+def test_a_file_below_a_mount(tmp_path: Path) -> None:
+    """What another mount lies over has its path, and nobody says what of the union it is."""
+
+    def prepare() -> dict[int, int]:
+        fill(tmp_path)
+        found = {50: os.open(tmp_path / "m/d/plain", os.O_RDONLY)}
+        tmpfs(tmp_path / "m/d")
+        return found
+
+    found = descriptor(observed(numbered(prepare)), 50)
+    assert (found.path, found.state) == (f"{tmp_path}/m/d/plain", FileState.UNRESOLVED)
+    assert "lies over it" in found.evidence[-1]
