@@ -16,7 +16,6 @@ from mountcr.graph.superblock import short_type
 from mountcr.graph.tree import MountTree
 from mountcr.model import FileKind, InodeType, MountId, Record
 from mountcr.paths import KPath
-from mountcr.planning.remaps import KERNEL_ONLY
 from mountcr.resolution import layers
 from mountcr.resolution.nameless import NET_UNIX, name_of
 from mountcr.resolution.quirks import Quirk
@@ -24,6 +23,7 @@ from mountcr.resolution.state import FileState, Judgement, state_in_union
 from mountcr.resolution.symptoms import (
     DELETED,
     foreign_files,
+    has_path,
     is_foreign,
     is_misreported,
     same_file,
@@ -159,7 +159,7 @@ class _Resolver:
         """Resolve one file."""
         namespace = task.mount_namespace
         tree = self._trees.get(namespace)
-        if not file.shown.startswith("/") or file.shown.startswith(KERNEL_ONLY):
+        if not self._has_path(file, tree):
             named = name_of(file, self._seen.of(namespace), tree, told=not self._unread)
             answer = _Answer(named.path, FileState.ANON, named.how, quirks=named.quirks)
         elif tree is None:
@@ -167,6 +167,11 @@ class _Resolver:
         else:
             answer = self._named(task, file, tree)
         return _row(task, file, answer)
+
+    def _has_path(self, file: OpenFile, tree: MountTree | None) -> bool:
+        """Tell a file with a path; one that is on a mount has it, whatever it is called."""
+        mounted = tree is not None and MountId(file.mnt_id) in tree.by_id
+        return has_path(file) or (mounted and file.shown.startswith("/"))
 
     def _named(self, task: Task, file: OpenFile, tree: MountTree) -> _Answer:
         fixes = self._fixes(task, file, tree)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.graph.tree import MountTree
 from mountcr.model import MountId, SeenPath
+from mountcr.planning.remaps import KERNEL_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DELETED",
     "foreign_files",
+    "has_path",
     "identity",
     "is_foreign",
     "is_misreported",
@@ -41,11 +43,15 @@ def same_file(stat: PathStat | None, other: PathStat | None) -> bool:
     return stat is not None and other is not None and identity(stat) == identity(other)
 
 
+def has_path(file: OpenFile) -> bool:
+    """Tell a file with a path from what only the kernel has, as a memfd, which has no name."""
+    kernels = file.shown.startswith(KERNEL_ONLY) and file.shown.endswith(DELETED)
+    return file.shown.startswith("/") and not kernels
+
+
 def is_foreign(file: OpenFile, tree: MountTree) -> bool:
-    """Tell a file on a mount that no table has; files without a path are on none."""
-    return (
-        file.mnt_id >= 0 and MountId(file.mnt_id) not in tree.by_id and file.shown.startswith("/")
-    )
+    """Tell a file on a mount that no table has; what has no path is on none."""
+    return file.mnt_id >= 0 and MountId(file.mnt_id) not in tree.by_id and has_path(file)
 
 
 def is_misreported(file: OpenFile, tree: MountTree, found: SeenPath | None) -> bool:
@@ -64,7 +70,7 @@ def is_misreported(file: OpenFile, tree: MountTree, found: SeenPath | None) -> b
 
 def is_suspicious(file: OpenFile, tree: MountTree) -> bool:
     """Tell a misreported file by what was seen at its path when it was looked at itself."""
-    if not file.shown.startswith("/"):
+    if not has_path(file):
         return False
     place = SeenPath(namespace=0, path=file.shown, stat=file.at_path, missing=file.missing)
     return is_misreported(file, tree, place)
