@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "convert",
     "dump",
+    "files",
     "find",
     "observe",
     "plan",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mountcr.api import convert, dump, find, observe, plan, rebuild, restore, verify
+    from mountcr.api import convert, dump, files, find, observe, plan, rebuild, restore, verify
     from mountcr.errors import MountcrError
 
 

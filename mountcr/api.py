@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-mountcr as a library: find, observe, plan, rebuild, dump, restore, verify, convert.
+mountcr as a library: find, observe, files, plan, rebuild, dump, restore, verify, convert.
 
 Paths are those of the caller, `str` or `bytes` or anything with `__fspath__`; records hold them
 in mountinfo spelling (`mountcr.paths`). Every error is a `MountcrError`.
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from mountcr.operations.restore import RestoreResult
     from mountcr.operations.verify import VerifyResult
     from mountcr.planning.records import Plan
+    from mountcr.resolution.files import ResolvedFile
 
 __all__ = [
     "AnyPath",
     "convert",
     "dump",
+    "files",
     "find",
     "observe",
     "plan",
@@ -63,14 +65,27 @@ def find(reference: str, *, runtime_roots: Iterable[str] = ()) -> Container:
     return engines.find(reference, roots=engines.Roots.of_host(runtime_roots))
 
 
-def observe(container: Container) -> Facts:
+def observe(container: Container, *, thorough: bool = False) -> Facts:
     """
     Observe a container and this host; nothing is changed.
 
-    Raises GoneError when it has ended or its pid was reused, PrivilegeError when its mount table
-    may not be read. What else may not be seen is in `facts.unseen`.
+    With `thorough` every file is looked up in all layers, as `files` needs it to tell the state of
+    each; without, only files that the kernel shows otherwise than they are. Raises GoneError when
+    it has ended or its pid was reused, PrivilegeError when its mount table may not be read. What
+    else may not be seen is in `facts.unseen`.
     """
-    return observation.observe(container)
+    return observation.observe(container, thorough=thorough)
+
+
+def files(facts: Facts) -> tuple[ResolvedFile, ...]:
+    """
+    Say of each file that a task holds which path it has and what of its union it is.
+
+    Pure: no file is opened. What cannot be known is `unresolved`, and says why.
+    """
+    from mountcr.resolution.files import resolve
+
+    return resolve(facts)
 
 
 def plan(facts: Facts, choices: Choices | None = None) -> Plan:

@@ -13,7 +13,7 @@ import mountcr
 from mountcr.demo.launch import BindMount, Tmpfs
 from mountcr.errors import NotFoundError, RefusedError
 from mountcr.model import Facts
-from mountcr.paths import encode
+from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
 
 if TYPE_CHECKING:
@@ -66,6 +66,18 @@ def test_facts_are_enough(place: Place) -> None:
     again = msgspec.json.decode(msgspec.json.encode(facts), type=Facts)
     assert again == facts
     assert mountcr.plan(again) == mountcr.plan(facts)
+
+
+def test_files(place: Place) -> None:
+    """Each file has its path and, where all layers were looked at, its state."""
+    found = mountcr.find(str(container(place)))
+    states = {
+        each.path: each.state for each in mountcr.files(mountcr.observe(found, thorough=True))
+    }
+    assert states[KPath("/var/count")] == "upper"
+    assert states[KPath("/bin/busybox")] == "lower"
+    quick = {each.path: each.state for each in mountcr.files(mountcr.observe(found))}
+    assert quick[KPath("/bin/busybox")] == "unresolved"
 
 
 def test_rebuild_is_rolled_back(place: Place) -> None:
