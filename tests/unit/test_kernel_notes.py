@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims about `kernel-notes/`: what a note names is there."""
+"""Claims about `kernel-notes/`: every quirk has a note, and what a note names is there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import pytest
 
+from mountcr.resolution.quirks import Quirk
 from mountcr.rules.table import table
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ def mentioned() -> Iterator[tuple[str, str]]:
         if path.suffix in {".py", ".pyi", ".toml", ".txt", ".md", ".c", ""}:
             content = path.read_text(encoding="utf-8", errors="replace")
             yield from ((str(path.relative_to(ROOT)), each) for each in MENTION.findall(content))
+
+
+@pytest.mark.parametrize("quirk", Quirk)
+def test_every_quirk_has_a_note(quirk: Quirk) -> None:
+    """What `mountcr files` names is explained."""
+    assert f"{quirk}.md" in {each.name for each in NOTES}
 
 
 @EVERY
