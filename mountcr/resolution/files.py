@@ -254,7 +254,7 @@ class _Resolver:
             judged = Judgement(FileState.UNRESOLVED, cover)
         else:
             judged = state_in_union(file, union, found, fix.layer if fix else None)
-        quirks = name.quirks + _quirks(file, union, found, judged.state)
+        quirks = name.quirks + _quirks(file, union, found, judged)
         shown = "as shown" if name.path == file.shown else judged.because
         evidence = (*(fix.evidence if fix else ()), judged.because)
         how = fix.how if fix else shown
@@ -287,7 +287,8 @@ class _Resolver:
             return _another(file, name, f"the kernel says that {name.path} is gone")
         if found is None or not found.missing or self._cover(namespace, mount, name.path):
             return name
-        if fix is not None:
+        marked = file.shown.endswith(DELETED) and not name.path.endswith(DELETED)
+        if fix is not None and not marked:
             name = name._replace(quirks=(*name.quirks, Quirk.DELETED_WITHOUT_MARK))
         return _another(file, name, f"nothing is at {name.path} any more")
 
@@ -300,16 +301,16 @@ def _another(file: OpenFile, name: _Name, why: str) -> _Name:
 
 
 def _quirks(
-    file: OpenFile, union: Union, found: SeenPath | None, state: FileState
+    file: OpenFile, union: Union, found: SeenPath | None, judged: Judgement
 ) -> tuple[Quirk, ...]:
     """Name what else is shown otherwise than stat(2) says it of the path."""
     quirks: list[Quirk] = []
     mapping, stat = file.mapping, found.stat if found else None
     if mapping and stat and (mapping.dev, mapping.ino) != (stat.dev, stat.ino):
         quirks.append(Quirk.MAPPING_INODE)
-    if state is FileState.STALE:
+    if judged.state is FileState.STALE and judged.proven:
         quirks.append(Quirk.STALE_BELOW_COPY)
-    if state is FileState.DELETED and file.stat is None and union.stack.driver == "aufs":
+    if judged.state is FileState.DELETED and file.stat is None and union.stack.driver == "aufs":
         quirks.append(Quirk.AUFS_STALE_HANDLE)
     return tuple(quirks)
 

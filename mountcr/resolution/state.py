@@ -50,10 +50,11 @@ class FileState(StrEnum):
 
 
 class Judgement(NamedTuple):
-    """A state and what it was told by."""
+    """A state and what it was told by; `proven` unless it may be another one."""
 
     state: FileState
     because: str
+    proven: bool = True
 
 
 def state_in_union(
@@ -127,9 +128,8 @@ def _by_access(file: OpenFile, parts: Sequence[LayerPart], union: Union) -> Judg
         return Judgement(FileState.UPPER, f"in layer {top} only")
     if _is_on_copy(file):
         return Judgement(FileState.UPPER, f"held by a writer, which is on the copy in {top}")
-    return Judgement(
-        FileState.STALE, f"held for reading only, in {below} and copied to {top} at some time"
-    )
+    because = f"held for reading only, in {below} and copied to {top} at some time"
+    return Judgement(FileState.STALE, because, proven=False)
 
 
 def _is_on_copy(file: OpenFile) -> bool:

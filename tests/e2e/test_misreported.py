@@ -52,7 +52,7 @@ def detached(directory: Path) -> int:
 
 def contents(pid: int) -> dict[int, tuple[int, str, bytes]]:
     """What each descriptor is at: position, flags, and every byte of its file."""
-    found = {}
+    found: dict[int, tuple[int, str, bytes]] = {}
     for number in HELD:
         info = dict(
             line.split(":\t", 1)

@@ -84,7 +84,7 @@ def inode(union: Union, path: bytes, layer: int) -> PathStat:
 
 def seen(union: Union) -> tuple[SeenPath, ...]:
     """What lies at each path of the union, in the merged view and in the layers."""
-    found = []
+    found: list[SeenPath] = []
     for path, having in union.files.items():
         gone = path in union.removed
         merged = PathStat(
