@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["mount_fuse", "unmount_fuse"]
 
+_DYING: Final = 1.0
+"""Seconds that a server whose mount does not answer has to say that it ends."""
+
 _PATIENCE: Final = 20.0
 """Seconds until a server that neither mounts nor ends is given up."""
 
@@ -236,6 +239,9 @@ class _Starting:
         try:
             os.stat(decode(mountpoint))
         except OSError as error:
+            until = time.monotonic() + _DYING
+            while time.monotonic() < until:
+                self._listen()  # one that mounts and then ends does not answer just before
             msg = f"{self._name} does not answer: {error.strerror}"
             raise StepError(self._with_words(msg), errno=error.errno or 0) from error
         return mount
