@@ -30,8 +30,8 @@ def put_right(images: KPath, operations: Sequence[Operation], *, locked: bool = 
     Raises ImageError for a damaged image, and what `mountcr.criu.imageset.replace` raises; the
     images are then as they were.
     """
-    if operations:
-        changed = rewrite(ImageSet(images), operations).images
+    changed = rewrite(ImageSet(images), operations).images if operations else {}
+    if changed:
         replace(images, {name: each.to_bytes() for name, each in changed.items()}, locked=locked)
 
 
