@@ -280,12 +280,13 @@ class LayerPart(Record, frozen=True, kw_only=True):
     What one directory of a union, named as in the `Stack`, has of a path.
 
     An overlay's whiteout is a character device 0:0. `opaque` is a directory that hides what the
-    layers below have of it.
+    layers below have of it, `metacopy` a file whose content is that of the one below.
     """
 
     layer: KPath
     stat: PathStat
     opaque: bool = False
+    metacopy: bool = False
 
 
 class SeenPath(Record, frozen=True, kw_only=True):

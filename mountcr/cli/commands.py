@@ -254,6 +254,12 @@ def _images(subparsers: Subparsers) -> None:
         "MOUNTPOINT=KEY",
         "give a mount that CRIU detected (`mnt[]`) a key, for `--external mnt[KEY]:SOURCE`",
     )
+    _rewriting(
+        parser,
+        "--external-overlay",
+        "MOUNTPOINT=KEY",
+        "have an overlay in the container given to CRIU, by that key, instead of made by it",
+    )
     _dry_run(parser)
     parser.set_defaults(operations=[])
 

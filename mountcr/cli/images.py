@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import absolute
 from mountcr.cli.output import print_document, print_outline, talk
-from mountcr.criu.rewriting import CgroupMap, NamedExternal, Operation, PathMap, Unchecked
+from mountcr.criu.rewriting import (
+    CgroupMap,
+    ExternalOverlay,
+    NamedExternal,
+    Operation,
+    PathMap,
+    Unchecked,
+)
 from mountcr.errors import UsageError
 from mountcr.operations.images import change_images, show_images
 from mountcr.paths import KPath, encode
@@ -56,7 +63,8 @@ def _operation(option: str, word: str) -> Operation:
             return Unchecked(because=because, path=_path(word))
         case _:
             mountpoint, key = _pair(option, word, "/etc/hosts=hosts")
-            return NamedExternal(because=because, mountpoint=_path(mountpoint), key=encode(key))
+            kind = ExternalOverlay if option == "--external-overlay" else NamedExternal
+            return kind(because=because, mountpoint=_path(mountpoint), key=encode(key))
 
 
 def _pair(option: str, word: str, example: str) -> tuple[str, str]:

@@ -154,11 +154,16 @@ class _Source:
         return self._file.read(self.offset - start)
 
     def length(self) -> int:
-        """Read the length of an entry, which is never 0: no message of CRIU is empty."""
+        """
+        Read the length of an entry.
+
+        Only the last one may have no bytes, as that of seccomp.img without a filter has none: a
+        hole of any size would be as many entries as it has words.
+        """
         start = self.offset
         size: int = _WORD.unpack(self.take(_WORD.size, start))[0]
         self._require(size, start)
-        if size == 0:
+        if size == 0 and self.left:
             raise _incomplete(self.name, start)
         return size
 

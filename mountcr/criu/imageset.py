@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import ImageError, LeftBehindError, RefusedError, StepError
 from mountcr.kernel import syscalls
+from mountcr.kernel.locks import is_held_by_others
 from mountcr.kernel.removal import remove_beneath
 from mountcr.paths import decode, encode
 
@@ -76,24 +76,15 @@ def _held(place: bytes, directory: KPath, *, locked: bool) -> Generator[int]:
     while True:
         fd = os.open(place, _OPEN)
         try:
-            if not locked:
-                _lock(fd, directory)
+            if not locked and is_held_by_others(fd):
+                msg = f"another mountcr is just working with {directory}"
+                raise RefusedError(msg, hint="wait until it is done")
             # What was exchanged between opening and locking is no longer the one at the path.
             if os.path.samestat(os.fstat(fd), os.stat(place)):
                 yield fd
                 return
         finally:
             os.close(fd)
-
-
-def _lock(fd: int, directory: KPath) -> None:
-    """Hold a directory; where the file system has no locks, nothing is held."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            msg = f"another mountcr is just working with {directory}"
-            raise RefusedError(msg, hint="wait until it is done") from None
 
 
 def _replace_file(fd: int, name: bytes, content: bytes) -> None:

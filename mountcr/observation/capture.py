@@ -301,9 +301,10 @@ class _Source:
 
     def _shown(self, name: str, *, refusable: bool = False) -> dict[str, Shown] | None:
         """Give a table of links; None where the recorder was not allowed to see it."""
-        text = self._capture.read(f"{self._directory}/{name}")
-        if refusable and text.startswith(b"ERROR"):
-            return None
+        if refusable:
+            text = self._capture.optional(f"{self._directory}/{name}")
+            if not text or text.startswith(b"ERROR"):
+                return None
         return {
             key.decode(): Shown(encode(link), _path_stat(stat))
             for key, link, stat in self._capture.table(f"{self._directory}/{name}")

@@ -255,6 +255,7 @@ def _parts(layers: _Layers, path: bytes) -> Iterator[LayerPart]:
                 type=inode.type,
             ),
             opaque=marked.opaque,
+            metacopy=marked.metacopy,
         )
 
 

@@ -9,12 +9,11 @@ end with the process that holds them, however that ends.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 from typing import TYPE_CHECKING
 
 from mountcr.errors import RefusedError
+from mountcr.kernel.locks import is_held_by_others
 from mountcr.paths import decode
 
 if TYPE_CHECKING:
@@ -42,14 +41,7 @@ def held(*directories: KPath | None) -> Generator[None]:
             except OSError:
                 continue  # others say what is wrong with it
             stack.callback(os.close, fd)
-            _lock(fd, directory)
+            if is_held_by_others(fd):
+                msg = f"another mountcr is just restoring or rebuilding from {directory}"
+                raise RefusedError(msg, hint="wait until it is done")
         yield
-
-
-def _lock(fd: int, directory: KPath) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            msg = f"another mountcr is just restoring or rebuilding from {directory}"
-            raise RefusedError(msg, hint="wait until it is done") from None

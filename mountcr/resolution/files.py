@@ -133,15 +133,14 @@ class _Resolver:
     """Resolves files of one container."""
 
     def __init__(self, facts: Facts) -> None:
-        host = MountTree(facts.host.mounts)
-        self._devices = host.devices
+        self._host = MountTree(facts.host.mounts)
         self._seen = Seen(facts)
         self._unread = any(each.what.endswith(NET_UNIX) for each in facts.unseen)
         self._trees = {each.id: MountTree(each.mounts) for each in facts.namespaces}
         self._unions = {
             identity: tuple(
                 Union(identity, union.mount, union.stack, dict(self._private(facts, union)))
-                for union in unions_of(tree, host, identity)
+                for union in unions_of(tree, self._host, identity)
             )
             for identity, tree in self._trees.items()
         }
@@ -183,10 +182,16 @@ class _Resolver:
         branch = self._branch(task, file)
         if branch:
             return _unknown(branch)
-        if is_foreign(file, tree):
-            what = f"inode {file.stat.dev} {file.stat.ino}" if file.stat else "its inode"
-            return _unknown(f"mount {file.mnt_id} is in no table, and no layer has {what}")
-        return self._as_shown(task, file, tree)
+        return self._foreign(file) if is_foreign(file, tree) else self._as_shown(task, file, tree)
+
+    def _foreign(self, file: OpenFile) -> _Answer:
+        """Say of a file of a mount that the container does not have whether the host has it."""
+        mount = self._host.by_id.get(MountId(file.mnt_id))
+        if mount is not None:
+            how = f"on mount {mount.id} of the host, at {mount.mountpoint}"
+            return _Answer(None, FileState.EXTERNAL, how)
+        what = f"inode {file.stat.dev} {file.stat.ino}" if file.stat else "its inode"
+        return _unknown(f"mount {file.mnt_id} is in no table, and no layer has {what}")
 
     def _fixes(self, task: Task, file: OpenFile, tree: MountTree) -> list[tuple[Union, PathFix]]:
         """Ask the drivers of the unions of a namespace where a file is that is shown otherwise."""
@@ -238,7 +243,7 @@ class _Resolver:
     def _judge_plain(self, file: OpenFile, mount: Mount) -> Judgement:
         kind = short_type(mount)
         device = file.stat is not None and file.stat.type in _DEVICES
-        of_host = kind == "tmpfs" and mount.dev in self._devices
+        of_host = kind == "tmpfs" and mount.dev in self._host.devices
         if device or (kind in _PSEUDO and not of_host):
             return Judgement(FileState.PSEUDO, f"on {kind} at {mount.mountpoint}")
         return Judgement(FileState.EXTERNAL, f"on {kind} {mount.dev} at {mount.mountpoint}")

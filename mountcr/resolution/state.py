@@ -126,6 +126,8 @@ def _by_access(file: OpenFile, parts: Sequence[LayerPart], union: Union) -> Judg
     below = next((each.layer for each in parts[1:]), None)
     if below is None or parts[0].stat.type is not InodeType.FILE:
         return Judgement(FileState.UPPER, f"in layer {top} only")
+    if parts[0].metacopy:
+        return Judgement(FileState.UPPER, f"in {top}, whose copy has the content of {below} still")
     if _is_on_copy(file):
         return Judgement(FileState.UPPER, f"held by a writer, which is on the copy in {top}")
     because = f"held for reading only, in {below} and copied to {top} at some time"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mountcr.criu.images import ImageSet, read
-from mountcr.criu.rewriting import ExternalOverlay, FileMount, OrdinaryFile
+from mountcr.criu.rewriting import FileMount, OrdinaryFile
 from mountcr.demo.launch import BindMount, Tmpfs
 from mountcr.errors import ImageError
 from mountcr.operations.images import change_images, show_images
@@ -237,9 +237,8 @@ def test_an_overlay_inside_that_is_given(place: Place) -> None:
     moved = place.top / "elsewhere"
     inner.rename(moved)
     container.refuses("No such file or directory")
-    operation = ExternalOverlay(because="it moved", mountpoint=KPath("/mnt"), key="merged")
-    (change,) = change_images(encode(str(container.images)), [operation]).changes
-    assert change.entries == 1
+    result = place.done("images", container.images, "--external-overlay", "/mnt=merged")
+    assert [each["entries"] for each in result["changes"]] == [1]
     place.run("mount", "-t", "overlay", "-o", inner_options(moved), "overlay", moved / "at")
     container.restore("--external", f"mnt[merged]:{moved}/at")
     assert container.mount("/mnt")[8] == "overlay"

@@ -270,6 +270,14 @@ def test_every_truncation_is_found(name: str) -> None:
         assert caught.value.offset <= size
 
 
+def test_an_empty_message_is_kept(tmp_path: Path) -> None:
+    """The last message of an image may have no bytes, as seccomp.img without a filter has it."""
+    groups = b"\x19\x43\x56\x54\x30\x33\x38\x59" + bytes(4)
+    assert parse(groups, "cgroup.img").to_bytes() == groups
+    (tmp_path / "seccomp.img").write_bytes(b"\x19\x43\x56\x54\x46\x20\x51\x64" + bytes(4))
+    check(encode(str(tmp_path / "seccomp.img")))
+
+
 @pytest.mark.parametrize(
     ("data", "message", "offset"),
     [
@@ -280,7 +288,7 @@ def test_every_truncation_is_found(name: str) -> None:
         (b"\x16\x31\x31\x58\x02\0\0\0\xff\xff", "at byte 4 is not a Inventory", 4),
         (b"\x16\x31\x31\x58\0\0\0\0", "at byte 4 lacks a field", 4),
         (b"\x16\x31\x31\x58\xff\xff\xff\xff", "ends within the entry at byte 4", 4),
-        (b"\x19\x43\x56\x54\x30\x33\x38\x59\0\0\0\0", "at byte 8 lacks a field", 8),
+        (b"\x19\x43\x56\x54\x30\x33\x38\x59" + bytes(8), "at byte 8 lacks a field", 8),
     ],
 )
 def test_damage(data: bytes, message: str, offset: int) -> None:
