@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,10 +143,19 @@ def mounts(union: Union, fstype: str) -> tuple[Mount, ...]:
 
 def facts_of(union: Union, fstype: str, *files: OpenFile) -> Facts:
     """The facts of a task that holds files of a union."""
-    import msgspec
-
     facts = builders.facts(mounts(union, fstype), files=files)
     return msgspec.structs.replace(facts, paths=seen(union))
+
+
+def mapped(shown: KPath, stat: PathStat) -> OpenFile:
+    """A mapping of which both accounts show the same."""
+    return OpenFile(
+        kind=FileKind.MAP,
+        shown=shown,
+        mnt_id=MAPPED_BY,
+        stat=stat,
+        mapping=Mapping(access="r--p", dev=stat.dev, ino=stat.ino, path=shown),
+    )
 
 
 def expected(union: Union, path: bytes, layer: int) -> FileState:
@@ -163,14 +173,7 @@ def test_a_mapping_shown_by_a_branch(data: st.DataObject, union: Union) -> None:
     path = data.draw(st.sampled_from(sorted(union.files)))
     layer = data.draw(st.sampled_from(union.files[path]))
     stat = inode(union, path, layer)
-    shown = join(encode(union.layers[layer]), encode(path))
-    file = OpenFile(
-        kind=FileKind.MAP,
-        shown=shown,
-        mnt_id=MAPPED_BY,
-        stat=stat,
-        mapping=Mapping(access="r--p", dev=stat.dev, ino=stat.ino, path=shown),
-    )
+    file = mapped(join(encode(union.layers[layer]), encode(path)), stat)
     (found,) = resolve(facts_of(union, "aufs", file))
     assert found.path == join(encode(union.at), encode(path))
     assert found.state is expected(union, path, layer)
@@ -184,14 +187,7 @@ def test_a_mapping_that_was_unlinked_in_its_branch(data: st.DataObject, union: U
     layer = data.draw(st.sampled_from(range(len(union.layers))))
     stat = PathStat(dev="8:1", ino=7, mode=0o100644, nlink=0, size=1, type=InodeType.FILE)
     shown = join(encode(union.layers[layer]), encode(path + b" (deleted)"))
-    file = OpenFile(
-        kind=FileKind.MAP,
-        shown=shown,
-        mnt_id=MAPPED_BY,
-        stat=stat,
-        mapping=Mapping(access="r--p", dev=stat.dev, ino=stat.ino, path=shown),
-    )
-    (found,) = resolve(facts_of(union, "aufs", file))
+    (found,) = resolve(facts_of(union, "aufs", mapped(shown, stat)))
     assert found.path == join(encode(union.at), encode(path))
     assert found.state is FileState.DELETED
 
