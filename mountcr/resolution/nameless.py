@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mountcr.model import InodeType
+from mountcr.model import InodeType, MountId
 from mountcr.paths import KPath
 from mountcr.resolution.quirks import Quirk
 
@@ -54,15 +54,18 @@ def _watching(file: OpenFile, seen: Sequence[SeenPath], tree: MountTree | None) 
     quirks: tuple[Quirk, ...] = ()
     missed = 0
     for mark in sorted(file.marks, key=lambda each: each.wd):
-        found = list(_watched(mark, seen, tree))
-        if len(found) != 1:
+        mount = tree.by_id.get(MountId(mark.mnt_id)) if tree and not mark.ino else None
+        found = list(_watched(mark, seen, tree)) if mark.ino else []
+        if mount is not None:
+            words.append(mount.mountpoint)
+        elif len(found) != 1:
             missed += 1
             words.append(f"inode {mark.dev} {mark.ino}" if mark.ino else f"mount {mark.mnt_id}")
-            continue
-        words.append(found[0].path)
-        if found[0].stat and (found[0].stat.dev, found[0].stat.ino) != (mark.dev, mark.ino):
-            quirks = (Quirk.WATCH_DEVICE,)
-    how = f"of {missed} watches the path cannot be told" if missed else "inodes of the watches"
+        else:
+            words.append(found[0].path)
+            if found[0].stat and (found[0].stat.dev, found[0].stat.ino) != (mark.dev, mark.ino):
+                quirks = (Quirk.WATCH_DEVICE,)
+    how = f"of {missed} watches the path cannot be told" if missed else "what the watches name"
     return Named(KPath(f"{file.marks[0].kind}:{','.join(words)}"), how, quirks)
 
 

@@ -118,6 +118,14 @@ def test_watches_that_cannot_be_told_apart() -> None:
     assert resolved(told, *candidates).path == "inotify:/b"
 
 
+def test_a_mark_on_a_mount() -> None:
+    """What fanotify watches whole is named by its mountpoint, as far as that is known."""
+    known = Mark(kind="fanotify", mnt_id=12)
+    unknown = Mark(kind="fanotify", mnt_id=99)
+    file = held("anon_inode:[fanotify]", marks=(known, unknown))
+    assert resolved(file).path == "fanotify:/tmp,mount 99"
+
+
 def test_a_namespace_that_was_not_seen() -> None:
     """Of a task of which no mount table is known nothing is said."""
     facts = builders.facts(MOUNTS, HOST, files=(held("/f"),))
