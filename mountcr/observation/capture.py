@@ -120,7 +120,7 @@ class _Capture:
         self.path = path
         try:
             self.manifest = msgspec.json.decode(self.read("manifest.json"), type=_Manifest)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.damaged("manifest.json", str(error)) from None
         self.layers = {
             name: encode(layer) for name, layer in self.manifest.layers_top_first.items()
@@ -160,9 +160,15 @@ class _Capture:
                     return msgspec.structs.replace(mount, branches=branches)
         if mount.fstype.partition(".")[0] == "fuse" and self.manifest.driver in _FUSE:
             program = _FUSE[self.manifest.driver]
-            words = [program, "-o", *shlex.split(self.manifest.mount_options), self.manifest.merged]
+            words = [program, "-o", *self._options(), self.manifest.merged]
             return msgspec.structs.replace(mount, server=tuple(map(encode, words)))
         return mount
+
+    def _options(self) -> list[str]:
+        try:
+            return shlex.split(self.manifest.mount_options)
+        except ValueError as error:
+            raise self.damaged("manifest.json", f"mount_options: {error}") from None
 
     def _superblocks(self) -> dict[str, dict[str, bytes]]:
         """Give the files of sysfs by superblock; a line is `PATH: CONTENT`."""
@@ -187,7 +193,7 @@ class _Capture:
         """Give what lies at each path, by view; None where nothing does."""
         found: dict[KPath, dict[str, PathStat | None]] = {}
         for path, view, stat in self.table("stat"):
-            found.setdefault(encode(path), {})[view.decode()] = _path_stat(stat)
+            found.setdefault(encode(path), {})[os.fsdecode(view)] = _path_stat(stat)
         return found
 
 
@@ -306,7 +312,7 @@ class _Source:
             if not text or text.startswith(b"ERROR"):
                 return None
         return {
-            key.decode(): Shown(encode(link), _path_stat(stat))
+            os.fsdecode(key): Shown(encode(link), _path_stat(stat))
             for key, link, stat in self._capture.table(f"{self._directory}/{name}")
         }
 

@@ -27,7 +27,7 @@ from mountcr.resolution.symptoms import DELETED, is_foreign, is_suspicious
 from mountcr.resolution.unions import unions_of, without_suffix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mountcr.model import Facts, Mount, MountNamespace, OpenFile, Task
     from mountcr.observation.places import Places
@@ -54,9 +54,10 @@ def with_evidence(facts: Facts, places: Places, *, thorough: bool) -> Facts:
     for namespace in facts.namespaces:
         with contextlib.ExitStack() as stack:
             search = _Search(namespace, host, places, stack, thorough=thorough)
-            tasks = tuple(
-                search.of(task) if task.mount_namespace == namespace.id else task for task in tasks
-            )
+            own = [task for task in tasks if task.mount_namespace == namespace.id]
+            search.look_at(own)
+            named = {task.pid: search.with_names(task) for task in own}
+            tasks = tuple(named.get(task.pid, task) for task in tasks)
             seen += search.seen.values()
             unseen += search.unseen
     return msgspec.structs.replace(
@@ -99,16 +100,20 @@ class _Search:
         self._layers: dict[MountId, _Layers | None] = {}
         self._names: dict[MountId, dict[int, list[KPath]]] = {}
 
-    def of(self, task: Task) -> Task:
-        """Look at the paths that the files of a task may have, and give it with their names."""
-        chosen = [each for each in task.files if self._thorough or is_suspicious(each, self._tree)]
-        for file in chosen:
-            for path in self._candidates(file):
-                self._look(path)
-        if not self._thorough:
-            return task
-        self._prepare_names(task)
-        return msgspec.structs.replace(task, files=tuple(map(self._with_names, task.files)))
+    def look_at(self, tasks: Sequence[Task]) -> None:
+        """Look at the paths that files of the tasks may have, and search for other names."""
+        files = [file for task in tasks for file in task.files]
+        for file in files:
+            if self._thorough or is_suspicious(file, self._tree):
+                for path in self._candidates(file):
+                    self._look(path)
+        if self._thorough:
+            self._find_names(files)
+
+    def with_names(self, task: Task) -> Task:
+        """Give a task with the other names of files whose own one is gone."""
+        files = tuple(map(self._with_names, task.files))
+        return msgspec.structs.replace(task, files=files) if files != task.files else task
 
     def _candidates(self, file: OpenFile) -> Iterator[KPath]:
         """Give the paths that a file may have, by what is shown of it."""
@@ -182,13 +187,12 @@ class _Search:
 
     # Names
 
-    def _prepare_names(self, task: Task) -> None:
-        """Search for the names that files of a task may have, each mount once for all of them."""
+    def _find_names(self, files: Iterable[OpenFile]) -> None:
+        """Search for the names that files may have, each mount once for all of them."""
         wanted: dict[MountId, set[int]] = {}
-        for file in task.files:
+        for file in files:
             for mount, inode in self._wanted(file):
-                if mount.id not in self._names:
-                    wanted.setdefault(mount.id, set()).add(inode)
+                wanted.setdefault(mount.id, set()).add(inode)
         for identity, inodes in wanted.items():
             self._names[identity] = self._find(self._tree.by_id[identity], inodes)
             for found in self._names[identity].values():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -215,6 +216,36 @@ def test_copies_and_names(tmp_path: Path) -> None:
     assert found[54].quirks == ("name-like-deleted",)
     assert found[56].quirks == ("name-removed",)
     assert found[50].quirks == ()
+
+
+def test_names_of_files_of_several_tasks(tmp_path: Path) -> None:
+    """Each task's file whose name is gone is found by its other one, on one mount as well."""
+    children: list[int] = []
+
+    def hold(name: str) -> dict[int, int]:
+        inside = tmp_path / "m/d"
+        found = {50: os.open(inside / name, os.O_CREAT | os.O_RDWR)}
+        os.link(inside / name, inside / f"other {name}")
+        (inside / name).unlink()
+        return found
+
+    def prepare() -> None:
+        fill(tmp_path)
+        reader, writer = os.pipe()
+        children.append(os.fork())
+        if not children[0]:
+            numbered(lambda: hold("second"))()
+            os.write(writer, b"x")
+            signal.pause()
+        assert os.read(reader, 1) == b"x"
+        numbered(lambda: hold("first"))()
+
+    facts = observed(prepare)
+    for task in facts.tasks[1:]:
+        os.kill(task.pid, signal.SIGKILL)
+    found = sorted(str(each.path) for each in resolve(facts) if each.fd == 50)
+    inside = f"{tmp_path}/m/d"
+    assert found == [rf"{inside}/other\040first", rf"{inside}/other\040second"]
 
 
 def test_mappings(tmp_path: Path) -> None:
