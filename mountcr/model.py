@@ -252,7 +252,8 @@ class OpenFile(Record, frozen=True, kw_only=True):
     what an inotify or fanotify descriptor watches. `tty_index` is the number of the
     pseudoterminal that a descriptor is the master of, -1 for others. `mapping` is the line of maps
     of a mapping. `bound` is the path that a unix socket was bound to. `names` are other paths that
-    were found to have the inode of a file whose own name is gone.
+    were found to have the inode of a file whose own name is gone. `not_on_host` tells of a file of
+    a mount that is in no table of the task that the observer has another one, or none, by its path.
     """
 
     kind: FileKind
@@ -273,6 +274,7 @@ class OpenFile(Record, frozen=True, kw_only=True):
     mapping: Mapping | None = None
     bound: KPath | None = None
     names: tuple[KPath, ...] = ()
+    not_on_host: bool = False
 
 
 class LayerPart(Record, frozen=True, kw_only=True):

@@ -16,14 +16,15 @@ import msgspec
 
 from mountcr import paths
 from mountcr.errors import MountcrError
+from mountcr.graph.superblock import bare_root
 from mountcr.graph.tree import MountTree
 from mountcr.kernel.beneath import open_in_root
 from mountcr.model import InodeType, LayerPart, MountId, PathStat, SeenPath, Unseen
 from mountcr.observation.names import NamesExceededError, find_names
-from mountcr.observation.stats import device
+from mountcr.observation.stats import device, path_stat
 from mountcr.paths import KPath, decode
 from mountcr.resolution.layers import layer_paths
-from mountcr.resolution.symptoms import DELETED, is_foreign, is_suspicious
+from mountcr.resolution.symptoms import DELETED, is_foreign, is_suspicious, same_file
 from mountcr.resolution.unions import unions_of, without_suffix
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def with_evidence(facts: Facts, places: Places, *, thorough: bool) -> Facts:
             search = _Search(namespace, host, places, stack, thorough=thorough)
             own = [task for task in tasks if task.mount_namespace == namespace.id]
             search.look_at(own)
-            named = {task.pid: search.with_names(task) for task in own}
+            named = {task.pid: search.completed(task) for task in own}
             tasks = tuple(named.get(task.pid, task) for task in tasks)
             seen += search.seen.values()
             unseen += search.unseen
@@ -110,9 +111,9 @@ class _Search:
         if self._thorough:
             self._find_names(files)
 
-    def with_names(self, task: Task) -> Task:
-        """Give a task with the other names of files whose own one is gone."""
-        files = tuple(map(self._with_names, task.files))
+    def completed(self, task: Task) -> Task:
+        """Give a task with other names of files whose own one is gone, and what is on no host."""
+        files = tuple(self._with_place(self._with_names(file)) for file in task.files)
         return msgspec.structs.replace(task, files=files) if files != task.files else task
 
     def _candidates(self, file: OpenFile) -> Iterator[KPath]:
@@ -204,10 +205,17 @@ class _Search:
         if mount is not None and file.stat is not None and _may_have_names(file):
             yield mount, file.stat.ino
         for mark in file.marks:
-            for each in self._tree.mounts if mark.ino else ():
-                if each.dev == mark.dev and each.root == paths.ROOT:
-                    yield each, mark.ino
-                    break
+            for each in self._widest(mark.dev) if mark.ino else ():
+                yield each, mark.ino
+
+    def _widest(self, dev: str) -> Iterator[Mount]:
+        """Give mounts that together show all of a device that the namespace has, each part once."""
+        shown: list[KPath] = []
+        mounts = [each for each in self._tree.mounts if each.dev == dev]
+        for mount in sorted(mounts, key=lambda each: len(bare_root(each))):
+            if not any(paths.is_beneath(bare_root(mount), root) for root in shown):
+                shown.append(bare_root(mount))
+                yield mount
 
     def _find(self, mount: Mount, inodes: set[int]) -> dict[int, list[KPath]]:
         root = self._places.root(self._namespace.id)
@@ -230,9 +238,23 @@ class _Search:
         names = tuple(each for each in found if _is_same(self.seen[each].stat, file.stat))
         return msgspec.structs.replace(file, names=names) if names else file
 
+    def _with_place(self, file: OpenFile) -> OpenFile:
+        """Say of a file of a mount that no table has whether the host has it by its path."""
+        if file.stat is None or not is_foreign(file, self._tree):
+            return file
+        try:
+            there = path_stat(os.stat(decode(file.shown)))
+        except OSError:
+            there = None
+        return (
+            file if same_file(there, file.stat) else msgspec.structs.replace(file, not_on_host=True)
+        )
+
 
 def _parts(layers: _Layers, path: bytes) -> Iterator[LayerPart]:
     """Give what each layer has at a path: in the directories that merge, the name."""
+    from mountcr.rootfs.inode import TYPE_BITS
+
     if not path:
         found: Iterable[tuple[int, bytes]] = ((each.layer, b"") for each in layers.view.parts(b""))
     else:
@@ -252,7 +274,7 @@ def _parts(layers: _Layers, path: bytes) -> Iterator[LayerPart]:
             stat=PathStat(
                 dev=device(inode.identity[0]),
                 ino=inode.identity[1],
-                mode=inode.mode,
+                mode=inode.mode | TYPE_BITS[inode.type],
                 nlink=inode.nlink,
                 size=inode.size,
                 rdev=inode.rdev,

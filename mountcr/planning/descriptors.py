@@ -135,7 +135,7 @@ def _outside(task: Task, file: OpenFile, mount_ids: set[int]) -> Inherited | Non
         return None
     if not file.shown.startswith("/") or file.shown.startswith(KERNEL_ONLY):
         return None
-    if file.stat.nlink == 0:
+    if file.stat.nlink == 0 or (file.not_on_host and not is_terminal(file)):
         return None  # nobody could open it again
     return Inherited(
         number=file.fd,

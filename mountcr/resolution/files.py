@@ -28,7 +28,7 @@ from mountcr.resolution.symptoms import (
     is_misreported,
     same_file,
 )
-from mountcr.resolution.unions import Seen, Union, unions_of, without_suffix
+from mountcr.resolution.unions import UNIONS, Seen, Union, unions_of, without_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,15 +233,21 @@ class _Resolver:
     def _plain(self, task: Task, file: OpenFile, mount: Mount) -> _Answer:
         """Resolve a file of a mount that is no union."""
         name = self._name(file, task.mount_namespace, mount, None)
-        judged = self._judge_plain(file, mount)
+        judged = self._judge_plain(file, mount, self._trees[task.mount_namespace].root)
         if name.gone:
             judged = Judgement(FileState.DELETED, name.gone)
         path = _of_itself(name.path, mount, task) if short_type(mount) == "proc" else name.path
         how = "as shown" if path == file.shown else judged.because
         return _Answer(path, judged.state, how, mount, name.quirks, (judged.because,))
 
-    def _judge_plain(self, file: OpenFile, mount: Mount) -> Judgement:
+    def _judge_plain(self, file: OpenFile, mount: Mount, root: Mount | None) -> Judgement:
         kind = short_type(mount)
+        if mount is root:
+            if kind in UNIONS:
+                return Judgement(FileState.UNRESOLVED, f"nobody tells the layers of the {kind}")
+            return Judgement(
+                FileState.UPPER, f"the root is a plain {kind}, which takes all changes"
+            )
         device = file.stat is not None and file.stat.type in _DEVICES
         of_host = kind == "tmpfs" and mount.dev in self._host.devices
         if device or (kind in _PSEUDO and not of_host):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mountcr.model import InodeType, MountId
 from mountcr.paths import KPath
 from mountcr.resolution.quirks import Quirk
+from mountcr.resolution.symptoms import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,6 +57,8 @@ def _watching(file: OpenFile, seen: Sequence[SeenPath], tree: MountTree | None) 
     for mark in sorted(file.marks, key=lambda each: each.wd):
         mount = tree.by_id.get(MountId(mark.mnt_id)) if tree and not mark.ino else None
         found = list(_watched(mark, seen, tree)) if mark.ino else []
+        if len({identity(each.stat) for each in found}) == 1:
+            found = found[:1]  # names of one file
         if mount is not None:
             words.append(mount.mountpoint)
         elif len(found) != 1:

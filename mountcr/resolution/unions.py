@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mountcr.stack import Stack
 
 __all__ = [
+    "UNIONS",
     "Private",
     "Seen",
     "Union",
@@ -32,7 +33,8 @@ __all__ = [
     "without_suffix",
 ]
 
-_UNIONS: Final = frozenset({"overlay", "aufs", "unionfs", "fuse"})
+UNIONS: Final = frozenset({"overlay", "aufs", "unionfs", "fuse"})
+"""Types of file systems that are, or may be, made of layers."""
 
 
 class Private(NamedTuple):
@@ -120,7 +122,7 @@ def unions_of(mounts: MountTree, host: MountTree, namespace: int) -> tuple[Union
     """
     found: list[Union] = []
     for mount in mounts.mounts:
-        if short_type(mount) not in _UNIONS and not _of_root(mount, mounts.root):
+        if short_type(mount) not in UNIONS and not _of_root(mount, mounts.root):
             continue
         stack = recognise(mount, host)
         if stack is not None:

@@ -166,8 +166,11 @@ def test_what_no_layer_has_is_unresolved(tmp_path: Path) -> None:
         (tmp_path / "other/d/plain").write_text("another one\n")
         return {50: detached(tmp_path / "other", "d/plain")}
 
-    found = descriptor(observed(numbered(prepare)), 50)
+    facts = observed(numbered(prepare))
+    found = descriptor(facts, 50)
     assert (found.path, found.state) == (None, FileState.UNRESOLVED)
+    (file,) = (each for each in facts.tasks[0].files if each.fd == 50)
+    assert file.not_on_host
 
 
 def test_copies_and_names(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_a_file_on_a_mount_of_the_host() -> None:
     assert external_file_keys((found,)) == ("file[7f:264]",)
 
 
+def test_a_file_that_the_host_does_not_have() -> None:
+    """What nobody could open again is not promised: the host has another file by that path."""
+    assert inherited(facts((file("/var/log/out", 5, not_on_host=True),))) == ()
+
+
 @pytest.mark.parametrize(
     "shown",
     ["/memfd:x (deleted)", "/SYSV00000000 (deleted)", "/[aio] (deleted)", "anon_inode:[eventpoll]"],

@@ -51,9 +51,11 @@ def resolved(file: OpenFile, *seen: SeenPath) -> ResolvedFile:
     return found
 
 
-def seen(path: str, *parts: LayerPart, ino: int = 7) -> SeenPath:
-    """A path that is there."""
-    return SeenPath(namespace=builders.CONTAINER_NS, path=KPath(path), stat=stat(ino), parts=parts)
+def seen(path: str, *parts: LayerPart, dev: str = "0:50") -> SeenPath:
+    """A path that is there, inode 7."""
+    return SeenPath(
+        namespace=builders.CONTAINER_NS, path=KPath(path), stat=stat(7, dev), parts=parts
+    )
 
 
 def part(layer: str, ino: int, *, metacopy: bool = False) -> LayerPart:
@@ -66,6 +68,14 @@ def test_a_file_of_the_host() -> None:
     found = resolved(held("/srv/log", 2))
     assert (found.path, found.state) == (None, FileState.EXTERNAL)
     assert "mount 2 of the host, at /srv" in found.how
+
+
+def test_a_root_of_which_nothing_is_known() -> None:
+    """A plain root takes every change; of a union nobody has to know the layers."""
+    for fstype, state in (("ext4", FileState.UPPER), ("fuse.unionfs", FileState.UNRESOLVED)):
+        facts = builders.facts(f"10 5 0:50 / / rw - {fstype} x rw", HOST, files=(held("/f"),))
+        (found,) = resolve(facts)
+        assert (found.path, found.state) == ("/f", state)
 
 
 def test_a_tmpfs_of_the_host_and_one_of_the_container() -> None:
@@ -110,12 +120,19 @@ def test_a_file_that_is_called_like_the_kernels(shown: str) -> None:
 
 def test_watches_that_cannot_be_told_apart() -> None:
     """Of two files with the number of a watch none is named, unless a handle has the inner one."""
-    candidates = (seen("/a", part("/u", 70)), seen("/b", part("/u", 80)))
+    candidates = (seen("/a", part("/u", 70)), seen("/b", part("/u", 80), dev="0:51"))
     watch = Mark(kind="inotify", wd=1, dev="0:50", ino=7)
     file = held("anon_inode:inotify", marks=(watch,))
     assert resolved(file, *candidates).path == "inotify:inode 0:50 7"
     told = held("anon_inode:inotify", marks=(msgspec.structs.replace(watch, inner=80),))
     assert resolved(told, *candidates).path == "inotify:/b"
+
+
+def test_a_watched_file_with_two_names() -> None:
+    """Either name is one of the file."""
+    watch = Mark(kind="inotify", wd=1, dev="0:50", ino=7)
+    file = held("anon_inode:inotify", marks=(watch,))
+    assert resolved(file, seen("/a"), seen("/b")).path == "inotify:/a"
 
 
 def test_a_mark_on_a_mount() -> None:
