@@ -24,6 +24,7 @@ from mountcr.planning.remaps import (
     size_on_disk,
 )
 from mountcr.rules import Found
+from mountcr.rules.conditions import chroot_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -168,8 +169,12 @@ _outside: Final = _fails("L0")
 
 
 def _foreign_files(context: Context) -> Iterator[Found]:
-    """L0: every file that leads out and is not declared; pipes are no file of a mount."""
-    if context.facts.shares_mounts:
+    """
+    L0: every file that leads out and is not declared; pipes are no file of a mount.
+
+    A root task with a root directory of its own sees a part of the mounts only (T3).
+    """
+    if context.facts.shares_mounts or chroot_of(context.facts) is not None:
         return
     given = {each.key for each in context.inherited}
     for each in inherited(context.facts):
