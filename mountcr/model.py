@@ -295,13 +295,15 @@ class SeenPath(Record, frozen=True, kw_only=True):
     """
     What lies at a path, from the root of a mount namespace (its inode number), and in the layers.
 
-    `stat` is that of the merged view, None where it could not be asked or where nothing is there,
-    which `missing` tells. `parts` are what the layers of the union have that the path lies on, top
-    first; None where they were not looked at.
+    `mount` is the id of the mount that the path lies on, -1 where that is not known. `stat` is that
+    of the merged view, None where it could not be asked or where nothing is there, which `missing`
+    tells. `parts` are what the layers of the union have that the path lies on, top first; None
+    where they were not looked at.
     """
 
     namespace: int
     path: KPath
+    mount: int = -1
     stat: PathStat | None = None
     missing: bool = False
     parts: tuple[LayerPart, ...] | None = None

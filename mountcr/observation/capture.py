@@ -19,6 +19,7 @@ import msgspec
 
 from mountcr import __version__, mountinfo, paths, procstat
 from mountcr.errors import DocumentError, PlanError
+from mountcr.graph.tree import MountTree
 from mountcr.model import (
     Container,
     Facts,
@@ -96,6 +97,8 @@ def read_capture(path: str, *, outside: bool = False) -> Facts:
         files=files,
     )
     host = capture.mounts("outside/mountinfo")
+    mounts = host if outside else capture.mounts("proc/mountinfo")
+    tree = MountTree(mounts)
     return Facts(
         mountcr=__version__,
         container=Container(id=os.path.basename(os.path.abspath(path)), engine="capture"),
@@ -104,13 +107,18 @@ def read_capture(path: str, *, outside: bool = False) -> Facts:
             MountNamespace(
                 id=_NAMESPACE,
                 pid=source.pid,
-                mounts=host if outside else capture.mounts("proc/mountinfo"),
+                mounts=mounts,
             ),
         ),
         host=Host(mounts=host),
         unseen=unseen,
-        paths=tuple(source.seen()),
+        paths=tuple(_on_mount(each, tree) for each in source.seen()),
     )
+
+
+def _on_mount(seen: SeenPath, tree: MountTree) -> SeenPath:
+    mount = tree.lies_on(seen.path)
+    return msgspec.structs.replace(seen, mount=mount.id) if mount else seen
 
 
 class _Capture:

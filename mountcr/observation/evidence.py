@@ -139,6 +139,7 @@ class _Search:
         self.seen[path] = SeenPath(
             namespace=self._namespace.id,
             path=path,
+            mount=mount.id if mount else -1,
             stat=place.stat,
             missing=place.missing,
             parts=self._parts(union, path) if union else (),

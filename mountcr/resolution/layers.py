@@ -115,13 +115,19 @@ def _match(
 ) -> tuple[KPath, KPath, LayerPart | None] | None:
     """Give the path at which a file is, where its mount shows the layer, and the layer's part."""
     for path, top in layer_paths(file, union):
-        found = seen.at(union.namespace, path)
+        found = _seen_in(union, path, seen)
         if found is None:
             continue
         part = next((each for each in found.parts or () if same_file(each.stat, file.stat)), None)
         if part is not None or same_file(found.stat, file.stat):
             return path, top, part
     return None
+
+
+def _seen_in(union: Union, path: KPath, seen: Seen) -> SeenPath | None:
+    """Give what was seen at a path, unless another mount shows it, which says nothing of this."""
+    found = seen.at(union.namespace, path)
+    return found if found and found.mount in {-1, union.mount.id} else None
 
 
 def _quirks(file: OpenFile, path: KPath) -> tuple[Quirk, ...]:
@@ -175,7 +181,7 @@ def by_branch(file: OpenFile, union: Union, seen: Seen) -> PathFix | None:
     path = union.outside(inside)
     if path is None:
         return None
-    there = _is_in(branch, file, seen.at(union.namespace, path))
+    there = _is_in(branch, file, _seen_in(union, path, seen))
     gone = path.endswith(DELETED) and not there
     if there is False and not gone:
         return None  # some file of the branch that is no mapping of the union

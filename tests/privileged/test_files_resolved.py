@@ -402,6 +402,21 @@ def test_other_links(tmp_path: Path, kind: FileKind) -> None:
         assert found.path == found.shown
 
 
+def test_a_file_of_the_host_that_is_in_the_container_too(tmp_path: Path) -> None:
+    """What another mount shows at the path of a union says nothing of the union."""
+    null = os.open("/dev/null", os.O_RDONLY)
+
+    def prepare() -> dict[int, int]:
+        fill(tmp_path)
+        return {50: null}
+
+    facts = observed(numbered(prepare))
+    os.close(null)
+    found = descriptor(facts, 50)
+    assert (found.path, found.state) == (None, FileState.EXTERNAL)
+    assert "of the host" in found.how
+
+
 def test_a_file_below_a_mount(tmp_path: Path) -> None:
     """What another mount lies over has its path, and nobody says what of the union it is."""
 
