@@ -201,7 +201,7 @@ class Mark(Record, frozen=True, kw_only=True):
     mark on a mount, which has no inode. `path` is where the search that CRIU makes for what has no
     usable handle finds the inode, None where it does not or nobody searched. `wd` is the number of
     an inotify watch, `inner` the inode number in a layer that a handle of overlay holds; -1 for
-    others.
+    others. `cut` tells that not all names were looked at that the inode may have.
     """
 
     kind: str
@@ -212,6 +212,7 @@ class Mark(Record, frozen=True, kw_only=True):
     mnt_id: int = -1
     path: KPath | None = None
     inner: int = -1
+    cut: bool = False
 
     @property
     def undecodable(self) -> bool:

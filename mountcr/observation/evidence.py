@@ -20,7 +20,7 @@ from mountcr.graph.superblock import bare_root
 from mountcr.graph.tree import MountTree
 from mountcr.kernel.beneath import open_in_root
 from mountcr.model import InodeType, LayerPart, MountId, PathStat, SeenPath, Unseen
-from mountcr.observation.names import NamesExceededError, find_names
+from mountcr.observation.names import MOST, find_names
 from mountcr.observation.stats import device, path_stat
 from mountcr.paths import KPath, decode
 from mountcr.resolution.layers import layer_paths
@@ -100,6 +100,7 @@ class _Search:
         self._by_mount = {union.mount.id: union for union in self._unions}
         self._layers: dict[MountId, _Layers | None] = {}
         self._names: dict[MountId, dict[int, list[KPath]]] = {}
+        self._cut: set[str] = set()
 
     def look_at(self, tasks: Sequence[Task]) -> None:
         """Look at the paths that files of the tasks may have, and search for other names."""
@@ -113,7 +114,9 @@ class _Search:
 
     def completed(self, task: Task) -> Task:
         """Give a task with other names of files whose own one is gone, and what is on no host."""
-        files = tuple(self._with_place(self._with_names(file)) for file in task.files)
+        files = tuple(
+            self._with_place(self._with_marks(self._with_names(file))) for file in task.files
+        )
         return msgspec.structs.replace(task, files=files) if files != task.files else task
 
     def _candidates(self, file: OpenFile) -> Iterator[KPath]:
@@ -220,16 +223,21 @@ class _Search:
 
     def _find(self, mount: Mount, inodes: set[int]) -> dict[int, list[KPath]]:
         root = self._places.root(self._namespace.id)
+        found: dict[int, list[KPath]] = {}
         why = "the root of the namespace is not known"
         if root is not None:
             try:
-                return find_names(root, mount, inodes)
-            except NamesExceededError:
-                why = "there are too many"
+                found, whole = find_names(root, mount, inodes)
             except OSError as error:
                 why = _why(error)
-        self.unseen.append(Unseen(what=f"names on mount {mount.id} at {mount.mountpoint}", why=why))
-        return {}
+            else:
+                if whole:
+                    return found
+                why = f"it has more than {MOST}"
+        self._cut.add(mount.dev)
+        what = f"all names on mount {mount.id} at {mount.mountpoint}"
+        self.unseen.append(Unseen(what=what, why=why))
+        return found
 
     def _with_names(self, file: OpenFile) -> OpenFile:
         """Give a file whose name is gone with the other names that it has."""
@@ -238,6 +246,15 @@ class _Search:
         found = self._names.get(MountId(file.mnt_id), {}).get(file.stat.ino, ())
         names = tuple(each for each in found if _is_same(self.seen[each].stat, file.stat))
         return msgspec.structs.replace(file, names=names) if names else file
+
+    def _with_marks(self, file: OpenFile) -> OpenFile:
+        """Say of what is watched whether there may be names that nobody looked at."""
+        if not any(mark.dev in self._cut for mark in file.marks):
+            return file
+        marks = tuple(
+            msgspec.structs.replace(mark, cut=mark.dev in self._cut) for mark in file.marks
+        )
+        return msgspec.structs.replace(file, marks=marks)
 
     def _with_place(self, file: OpenFile) -> OpenFile:
         """Say of a file of a mount that no table has whether the host has it by its path."""

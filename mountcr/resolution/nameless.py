@@ -78,7 +78,7 @@ def _watched(mark: Mark, seen: Sequence[SeenPath], tree: MountTree | None) -> It
 
     A watch names the device of the superblock, which stat(2) does not show of files of an overlay
     on several file systems, so that different ones may have its number. Which one it is, a handle
-    with the inode of the layer tells.
+    with the inode of the layer tells, or that no other one has it.
     """
     for each in seen:
         stat = each.stat
@@ -87,5 +87,6 @@ def _watched(mark: Mark, seen: Sequence[SeenPath], tree: MountTree | None) -> It
         mount = tree.lies_on(each.path) if tree else None
         if stat.dev != mark.dev and (mount is None or mount.dev != mark.dev):
             continue
-        if mark.inner < 0 or any(part.stat.ino == mark.inner for part in each.parts or ()):
+        inner = any(part.stat.ino == mark.inner for part in each.parts or ())
+        if inner or (mark.inner < 0 and not mark.cut):
             yield each

@@ -128,6 +128,15 @@ def test_watches_that_cannot_be_told_apart() -> None:
     assert resolved(told, *candidates).path == "inotify:/b"
 
 
+def test_a_watch_of_which_not_all_names_were_seen() -> None:
+    """The one name that was seen need not be it, unless the handle says so."""
+    watch = Mark(kind="inotify", wd=1, dev="0:50", ino=7, cut=True)
+    file = held("anon_inode:inotify", marks=(watch,))
+    assert resolved(file, seen("/a", part("/u", 70))).path == "inotify:inode 0:50 7"
+    told = held("anon_inode:inotify", marks=(msgspec.structs.replace(watch, inner=70),))
+    assert resolved(told, seen("/a", part("/u", 70))).path == "inotify:/a"
+
+
 def test_a_watched_file_with_two_names() -> None:
     """Either name is one of the file."""
     watch = Mark(kind="inotify", wd=1, dev="0:50", ino=7)
