@@ -101,7 +101,9 @@ def read_capture(path: str, *, outside: bool = False) -> Facts:
     tree = MountTree(mounts)
     return Facts(
         mountcr=__version__,
-        container=Container(id=os.path.basename(os.path.abspath(path)), engine="capture"),
+        container=Container(
+            id=os.path.basename(os.path.abspath(path)), engine="capture", pid=source.pid
+        ),
         tasks=(task,),
         namespaces=(
             MountNamespace(
