@@ -54,7 +54,10 @@ _STAT: Final = re.compile(
     rb"(?P<dev>\d+:\d+) (?P<ino>\d+) mode=(?P<mode>[0-7]+) nlink=(?P<nlink>\d+) size=(?P<size>\d+)"
 )
 
-_MAPPING: Final = re.compile(rb"[0-9a-f]+-[0-9a-f]+ \S{4} [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+(\s|$)")
+_MAPPING: Final = re.compile(
+    rb"[0-9a-f]+-[0-9a-f]+ [r-][w-][x-][sp] [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+(\s|$)"
+)
+"""The columns of maps (fs/proc/task_mmu.c, `show_vma_header_prefix()`)."""
 
 _FUSE: Final = {"unionfs-fuse": "unionfs", "fuse-overlayfs": "fuse-overlayfs"}
 """The program that serves a union, by the driver of the manifest."""

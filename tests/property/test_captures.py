@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import builders
@@ -23,15 +23,19 @@ FILES: Final = (
     "proc/mountinfo", "proc/fdinfo/10", "proc/fdinfo/17", "outside/mountinfo", "sysfs-aufs",
 )  # fmt: skip
 
+ACCESS: Final = len("7f2d3e3a3000-7f2d3e3a4000 ")
+"""Where the access of the first mapping stands in maps."""
+
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(CAPTURES),
-    st.sampled_from(FILES),
-    st.integers(0),
-    st.binary(max_size=4),
-    st.booleans(),
+    name=st.sampled_from(CAPTURES),
+    file=st.sampled_from(FILES),
+    at=st.integers(0),
+    put=st.binary(max_size=4),
+    cut=st.booleans(),
 )
+@example(name="old-3.18.9-overlay", file="proc/maps", at=ACCESS, put=b"\x80", cut=False)
 def test_damage(name: str, file: str, at: int, put: bytes, cut: bool) -> None:
     """Whatever is cut off or written into one of its files, nothing but DocumentError comes out."""
     with tempfile.TemporaryDirectory() as scratch:
