@@ -66,7 +66,16 @@ class _Operation(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag=
     because: str
 
 
-class PathMap(_Operation, frozen=True, kw_only=True):
+class _PrefixMap(_Operation, frozen=True, kw_only=True):
+    old: KPath
+    new: KPath
+
+    def __post_init__(self) -> None:
+        checked_path(self.old)
+        checked_path(self.new)
+
+
+class PathMap(_PrefixMap, frozen=True, kw_only=True):
     """
     Look for files somewhere else: the prefix `old` of their paths becomes `new`.
 
@@ -76,12 +85,6 @@ class PathMap(_Operation, frozen=True, kw_only=True):
     """
 
     images: ClassVar = _FILES
-    old: KPath
-    new: KPath
-
-    def __post_init__(self) -> None:
-        checked_path(self.old)
-        checked_path(self.new)
 
     def describe(self) -> str:
         """Say the operation as a noun phrase."""
@@ -189,7 +192,32 @@ class Unchecked(_Operation, frozen=True, kw_only=True):
         return _with_file(message, forget)
 
 
-class NamedExternal(_Operation, frozen=True, kw_only=True):
+class _MountOperation(_Operation, frozen=True, kw_only=True):
+    images: ClassVar = _MOUNTS
+    mountpoint: KPath
+    key: str
+    mnt_id: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_key(self.key)
+
+    def _keyed(self, message: M, concerns: Callable[[images_pb2.MountEntry], bool]) -> M:
+        """Give the message of a concerned mount with the key; itself if it is another one."""
+        from mountcr.criu import images_pb2 as pb
+        from mountcr.criu.images import spelled
+
+        copy = _copied(message)
+        if (
+            isinstance(copy, pb.MountEntry)
+            and spelled(copy.mountpoint) == self.mountpoint
+            and self.mnt_id in {None, copy.mnt_id}
+            and concerns(copy)
+        ):
+            copy.ext_key = paths.decode(KPath(self.key))
+        return copy if copy != message else message
+
+
+class NamedExternal(_MountOperation, frozen=True, kw_only=True):
     """
     Name an external mount that CRIU found by itself, so that a restore can say its source.
 
@@ -198,43 +226,22 @@ class NamedExternal(_Operation, frozen=True, kw_only=True):
     mount namespaces of the set the mount at the same place gets the same key.
     """
 
-    images: ClassVar = _MOUNTS
-    mountpoint: KPath
-    key: str
-    mnt_id: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_key(self.key)
-
     def describe(self) -> str:
         """Say the operation as a noun phrase."""
         return f"detected mount at {self.mountpoint} as external {self.key}"
 
     def rewritten(self, message: M) -> M:
         """Give the message as it should be."""
-
-        def name(mount: images_pb2.MountEntry) -> None:
-            if mount.ext_key == AUTODETECTED:
-                mount.ext_key = paths.decode(KPath(self.key))
-
-        return _with_mount(message, self.mountpoint, self.mnt_id, name)
+        return self._keyed(message, lambda mount: mount.ext_key == AUTODETECTED)
 
 
-class ExternalOverlay(_Operation, frozen=True, kw_only=True):
+class ExternalOverlay(_MountOperation, frozen=True, kw_only=True):
     """
     Have an overlay inside of the container given to CRIU instead of made by it.
 
     CRIU would mount it with the options of the dump, whose directories it looks for on the host
     (criu/filesystems.c). `mnt_id` is as for `NamedExternal`. The root is none that this is for.
     """
-
-    images: ClassVar = _MOUNTS
-    mountpoint: KPath
-    key: str
-    mnt_id: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_key(self.key)
 
     def describe(self) -> str:
         """Say the operation as a noun phrase."""
@@ -243,14 +250,13 @@ class ExternalOverlay(_Operation, frozen=True, kw_only=True):
     def rewritten(self, message: M) -> M:
         """Give the message as it should be."""
 
-        def give(mount: images_pb2.MountEntry) -> None:
-            if mount.fstype == _OVERLAY and not mount.ext_key and mount.mountpoint != b"/":
-                mount.ext_key = paths.decode(KPath(self.key))
+        def criu_makes_it(mount: images_pb2.MountEntry) -> bool:
+            return mount.fstype == _OVERLAY and not mount.ext_key and mount.mountpoint != b"/"
 
-        return _with_mount(message, self.mountpoint, self.mnt_id, give)
+        return self._keyed(message, criu_makes_it)
 
 
-class CgroupMap(_Operation, frozen=True, kw_only=True):
+class CgroupMap(_PrefixMap, frozen=True, kw_only=True):
     """
     Put control groups somewhere else: the prefix `old` of their paths becomes `new`.
 
@@ -261,13 +267,7 @@ class CgroupMap(_Operation, frozen=True, kw_only=True):
     """
 
     images: ClassVar = _CGROUPS
-    old: KPath
-    new: KPath
     controller: str | None = None
-
-    def __post_init__(self) -> None:
-        checked_path(self.old)
-        checked_path(self.new)
 
     def describe(self) -> str:
         """Say the operation as a noun phrase."""
@@ -355,26 +355,6 @@ def _with_file(message: M, change: Callable[[images_pb2.RegularFile], None]) -> 
         change(copy)
     elif isinstance(copy, pb.FileEntry) and copy.HasField("reg"):
         change(copy.reg)
-    return copy if copy != message else message
-
-
-def _with_mount(
-    message: M,
-    mountpoint: KPath,
-    mnt_id: int | None,
-    change: Callable[[images_pb2.MountEntry], None],
-) -> M:
-    """Give the message of a mount at a mountpoint changed; itself if it is another one."""
-    from mountcr.criu import images_pb2 as pb
-    from mountcr.criu.images import spelled
-
-    copy = _copied(message)
-    if (
-        isinstance(copy, pb.MountEntry)
-        and spelled(copy.mountpoint) == mountpoint
-        and mnt_id in {None, copy.mnt_id}
-    ):
-        change(copy)
     return copy if copy != message else message
 
 
