@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from mountcr import __version__
 from mountcr.errors import GoneError, PrivilegeError
-from mountcr.graph.tree import MountTree
 from mountcr.model import Container, Facts, Task, Unseen
 from mountcr.observation.host import observe_host
 from mountcr.observation.layers import with_layers_of_root
 from mountcr.observation.namespaces import observe_namespaces
 from mountcr.observation.places import Places
 from mountcr.observation.tasks import descendants, task
-from mountcr.resolution.symptoms import is_suspicious
+from mountcr.resolution.symptoms import is_suspicious, mounted_in
 
 if TYPE_CHECKING:
     from mountcr.model import Host
@@ -85,11 +84,11 @@ def observe(container: Container, *, host: Host | None = None, thorough: bool = 
 
 def _has_suspicious(facts: Facts) -> bool:
     """Tell whether the kernel shows a file otherwise than it is."""
-    trees = {each.id: MountTree(each.mounts) for each in facts.namespaces}
+    mounted = mounted_in(facts)
     return any(
-        is_suspicious(file, trees[task.mount_namespace])
+        is_suspicious(file, mounted[task.mount_namespace])
         for task in facts.tasks
-        if task.mount_namespace in trees
+        if task.mount_namespace in mounted
         for file in task.files
     )
 

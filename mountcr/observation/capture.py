@@ -38,6 +38,7 @@ from mountcr.observation.places import Place
 from mountcr.observation.source import Shown
 from mountcr.observation.stats import inode_type
 from mountcr.paths import KPath, encode
+from mountcr.resolution.symptoms import may_have_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -303,7 +304,7 @@ class _Source:
     def with_names(self, file: OpenFile) -> OpenFile:
         """Give a file whose name is gone with the other paths that have its inode."""
         stat = file.stat
-        if stat is None or not stat.nlink or not file.shown.endswith("\\040(deleted)"):
+        if stat is None or not may_have_names(file):
             return file
         names = tuple(
             each.path

@@ -24,7 +24,7 @@ from mountcr.observation.names import MOST, find_names
 from mountcr.observation.stats import device, path_stat
 from mountcr.paths import KPath, decode
 from mountcr.resolution.layers import layer_paths
-from mountcr.resolution.symptoms import DELETED, is_foreign, is_suspicious, same_file
+from mountcr.resolution.symptoms import is_foreign, is_suspicious, may_have_names, same_file
 from mountcr.resolution.unions import unions_of, without_suffix
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Search:
         """Look at the paths that files of the tasks may have, and search for other names."""
         files = [file for task in tasks for file in task.files]
         for file in files:
-            if self._thorough or is_suspicious(file, self._tree):
+            if self._thorough or is_suspicious(file, self._tree.by_id):
                 for path in self._candidates(file):
                     self._look(path)
         if self._thorough:
@@ -129,7 +129,7 @@ class _Search:
         for path in shown:
             yield path
             yield without_suffix(path)
-        if file.mnt_id < 0 or is_foreign(file, self._tree):
+        if file.mnt_id < 0 or is_foreign(file, self._tree.by_id):
             for union in self._unions:
                 yield from (path for path, _ in layer_paths(file, union))
 
@@ -206,7 +206,7 @@ class _Search:
 
     def _wanted(self, file: OpenFile) -> Iterator[tuple[Mount, int]]:
         mount = self._tree.by_id.get(MountId(file.mnt_id))
-        if mount is not None and file.stat is not None and _may_have_names(file):
+        if mount is not None and file.stat is not None and may_have_names(file):
             yield mount, file.stat.ino
         for mark in file.marks:
             for each in self._widest(mark.dev) if mark.ino else ():
@@ -241,7 +241,7 @@ class _Search:
 
     def _with_names(self, file: OpenFile) -> OpenFile:
         """Give a file whose name is gone with the other names that it has."""
-        if file.stat is None or not _may_have_names(file):
+        if file.stat is None or not may_have_names(file):
             return file
         found = self._names.get(MountId(file.mnt_id), {}).get(file.stat.ino, ())
         names = tuple(each for each in found if _is_same(self.seen[each].stat, file.stat))
@@ -258,7 +258,7 @@ class _Search:
 
     def _with_place(self, file: OpenFile) -> OpenFile:
         """Say of a file of a mount that no table has whether the host has it by its path."""
-        if file.stat is None or not is_foreign(file, self._tree):
+        if file.stat is None or not is_foreign(file, self._tree.by_id):
             return file
         try:
             there = path_stat(os.stat(decode(file.shown)))
@@ -301,13 +301,6 @@ def _parts(layers: _Layers, path: bytes) -> Iterator[LayerPart]:
             opaque=marked.opaque,
             metacopy=marked.metacopy,
         )
-
-
-def _may_have_names(file: OpenFile) -> bool:
-    """Tell a file whose name is gone while it has other ones, as far as its inode says."""
-    stat = file.stat
-    linked = stat is not None and stat.nlink > 0 and stat.type is not InodeType.DIRECTORY
-    return linked and file.shown.startswith("/") and file.shown.endswith(DELETED)
 
 
 def _is_same(stat: PathStat | None, other: PathStat) -> bool:

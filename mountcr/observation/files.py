@@ -14,6 +14,8 @@ import msgspec
 
 from mountcr.model import FileKind, InodeType, Mapping, Mark, OpenFile, Unseen
 from mountcr.paths import encode
+from mountcr.planning.remaps import DELETED
+from mountcr.resolution.symptoms import NET_UNIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +23,7 @@ if TYPE_CHECKING:
     from mountcr.observation.source import Source
     from mountcr.paths import KPath
 
-__all__ = ["NET_UNIX", "task_files"]
-
-NET_UNIX: Final = "net/unix"
-"""The table of unix sockets in the directory of a task in /proc."""
+__all__ = ["task_files"]
 
 _NAMED: Final = frozenset(InodeType) - {InodeType.SOCKET, InodeType.ANONYMOUS}
 """What CRIU opens again by its path."""
@@ -150,7 +149,7 @@ class _Observer:
     def place(self, file: OpenFile) -> OpenFile:
         """Add what lies at the path of a file, unless the kernel says that its name is gone."""
         stat, shown = file.stat, file.shown
-        if stat is None or stat.type not in _NAMED or shown.endswith("\\040(deleted)"):
+        if stat is None or stat.type not in _NAMED or shown.endswith(DELETED):
             return file
         found = self.source.look(shown, stat.type)
         if found.stat is None and not found.missing:
@@ -205,7 +204,7 @@ def task_files(source: Source) -> tuple[tuple[OpenFile, ...], tuple[Unseen, ...]
         try:
             files.append(observer.link(kind))
         except PermissionError as error:
-            unseen.append(_unseen(source, kind, error))
+            unseen.append(_unseen(source, f"/{kind}", error))
         except FileNotFoundError:
             if not source.is_there():
                 raise
@@ -214,7 +213,7 @@ def task_files(source: Source) -> tuple[tuple[OpenFile, ...], tuple[Unseen, ...]
         try:
             files.extend(collect())
         except PermissionError as error:
-            unseen.append(_unseen(source, what, error))
+            unseen.append(_unseen(source, f"/{what}", error))
     try:
         files = _with_addresses(files, source)
     except OSError as error:
@@ -223,4 +222,4 @@ def task_files(source: Source) -> tuple[tuple[OpenFile, ...], tuple[Unseen, ...]
 
 
 def _unseen(source: Source, what: str, error: OSError) -> Unseen:
-    return Unseen(what=f"/proc/{source.pid}/{what}", why=str(error.strerror))
+    return Unseen(what=f"/proc/{source.pid}{what}", why=str(error.strerror))

@@ -129,14 +129,14 @@ def _mounts(facts: Facts) -> Iterator[Operation]:
     `lookup_overlayfs()`).
     """
     for namespace in facts.namespaces[:1]:
-        tree = MountTree(namespace.mounts)
-        root = tree.root
-        if root is None or short_type(root) != "overlay":
+        overlays = {each.id: each for each in namespace.mounts if short_type(each) == "overlay"}
+        root = MountTree(namespace.mounts).root if len(overlays) > 1 else None
+        if root is None or root.id not in overlays:
             continue
         for task in facts.tasks:
             for file in task.files:
-                mount = tree.by_id.get(MountId(file.mnt_id))
-                if mount is None or mount is root or short_type(mount) != "overlay":
+                mount = overlays.get(MountId(file.mnt_id))
+                if mount is None or mount is root:
                     continue
                 if file.stat is None or file.stat.dev == mount.dev:
                     continue

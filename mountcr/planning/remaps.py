@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mountcr.model import OpenFile
 
 __all__ = [
+    "DELETED",
     "GHOST_LIMIT",
     "KERNEL_ONLY",
     "is_linked",
@@ -33,6 +34,9 @@ GHOST_LIMIT: Final = 1 << 20
 _LARGEST_LIMIT: Final = (1 << 32) - 1
 _BLOCK: Final = 512
 
+DELETED: Final = "\\040(deleted)"
+"""What follows the path of a file whose name is gone (fs/d_path.c, `path_with_deleted()`)."""
+
 KERNEL_ONLY: Final = (
     "/memfd:", "/SYSV", "/[", "/dev/zero\\040(deleted)", "/anon_hugepage",
 )  # fmt: skip
@@ -42,7 +46,7 @@ KERNEL_ONLY: Final = (
 def name_is_gone(file: OpenFile) -> bool:
     """Tell whether the kernel says that the name by which a file was opened is gone."""
     named = file.shown.startswith("/") and not file.shown.startswith(KERNEL_ONLY)
-    return named and file.shown.endswith("\\040(deleted)")
+    return named and file.shown.endswith(DELETED)
 
 
 def is_linked(file: OpenFile) -> bool:

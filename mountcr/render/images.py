@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mountcr.model import FileKind
 from mountcr.render.outline import Outline
-from mountcr.render.text import printable
+from mountcr.render.text import count, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,9 +23,9 @@ __all__ = ["outline_changes", "outline_images"]
 def outline_images(result: ImagesResult) -> Outline:
     """Give what is in a set of images, in lines."""
     counts = (
-        _count(len(result.tasks), "task"),
-        _count(len(result.mounts), "mount"),
-        _count(len(result.files), "file"),
+        count(len(result.tasks), "task"),
+        count(len(result.mounts), "mount"),
+        count(len(result.files), "file"),
     )
     top = Outline(printable(f"{result.images}: {', '.join(counts)}"))
     top.add(", ".join(_facts(result)))
@@ -48,11 +48,11 @@ def outline_changes(result: ImagesResult, *, dry_run: bool) -> Outline:
     changed = sum(each.entries for each in result.changes)
     would = "would be " if dry_run else ""
     top = Outline(
-        printable(f"{result.images}: {_count(changed, 'entry', 'entries')} {would}changed")
+        printable(f"{result.images}: {count(changed, 'entry', 'entries')} {would}changed")
     )
     for each in result.changes:
         where = f" in {', '.join(each.files)}" if each.files else ""
-        top.add(printable(f"{each.what}: {_count(each.entries, 'entry', 'entries')}{where}"))
+        top.add(printable(f"{each.what}: {count(each.entries, 'entry', 'entries')}{where}"))
     return top
 
 
@@ -65,10 +65,6 @@ def _facts(result: ImagesResult) -> Iterator[str]:
         yield f"dumped {result.uptime:.0f} s after boot"
     if result.parent is not None:
         yield printable(f"a difference to {result.parent}")
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def _mounts(top: Outline, mounts: Sequence[ShownMount]) -> None:
@@ -108,7 +104,7 @@ def _file(file: ShownFile) -> str:
     elif file.mnt_id != -1:
         parts.append(f"on mount {file.mnt_id}")
     if file.size is not None:
-        parts.append(_count(file.size, "byte"))
+        parts.append(count(file.size, "byte"))
     if file.mode is not None:
         parts.append(f"mode {file.mode:o}")
     parts.append(f"{_access(file.flags)} at {file.position}")

@@ -10,7 +10,7 @@ from mountcr.criu.options import Kind
 from mountcr.model import Severity
 from mountcr.planning.records import Verdict
 from mountcr.render.outline import Outline
-from mountcr.render.text import printable
+from mountcr.render.text import count, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,18 +59,14 @@ def verdict_sentence(plan: Plan, purpose: Kind = Kind.DUMP) -> str:
     It takes options when something comes from outside, or when without them CRIU would refuse.
     """
     if plan.verdict is Verdict.REFUSED:
-        return f"refused: CRIU cannot {purpose} this, for {_count(len(plan.refusals), 'reason')}"
+        return f"refused: CRIU cannot {purpose} this, for {count(len(plan.refusals), 'reason')}"
     sentence = f"will {purpose}"
     if plan.externals or plan.inherited or any(each.cured for each in plan.findings):
         sentence += " with these options"
     if plan.verdict is Verdict.LOSSES:
-        losses = _count(len(plan.losses), "loss", "losses")
+        losses = count(len(plan.losses), "loss", "losses")
         sentence += f", and come back with {losses}" if purpose is Kind.DUMP else f", with {losses}"
     return sentence
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def _open(plan: Plan, severity: Severity) -> tuple[Finding, ...]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-__all__ = ["dot_string", "markup", "printable", "shortened"]
+__all__ = ["count", "dot_string", "markup", "printable", "shortened"]
 
 
 def printable(text: str) -> str:
@@ -23,6 +23,16 @@ def printable(text: str) -> str:
 
 def _spelled(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """
+    Say how many there are; `many` is for words that take no s.
+
+    >>> count(1, "task"), count(2, "loss", "losses")
+    ('1 task', '2 losses')
+    """
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def shortened(text: str, length: int = 40) -> str:

@@ -16,12 +16,13 @@ from mountcr.graph.superblock import short_type
 from mountcr.graph.tree import MountTree
 from mountcr.model import FileKind, InodeType, MountId, Record
 from mountcr.paths import KPath
+from mountcr.planning.remaps import DELETED
 from mountcr.resolution import layers
-from mountcr.resolution.nameless import NET_UNIX, name_of
+from mountcr.resolution.nameless import name_of
 from mountcr.resolution.quirks import Quirk
 from mountcr.resolution.state import FileState, Judgement, state_in_union
 from mountcr.resolution.symptoms import (
-    DELETED,
+    NET_UNIX,
     foreign_files,
     has_path,
     is_foreign,
@@ -150,7 +151,8 @@ class _Resolver:
         tree = self._trees[union.namespace]
         for task in facts.tasks:
             for file in task.files if task.mount_namespace == union.namespace else ():
-                found = layers.learn(file, union, self._seen) if is_foreign(file, tree) else None
+                foreign = is_foreign(file, tree.by_id)
+                found = layers.learn(file, union, self._seen) if foreign else None
                 if found:
                     yield file.mnt_id, found
 
@@ -182,7 +184,9 @@ class _Resolver:
         branch = self._branch(task, file)
         if branch:
             return _unknown(branch)
-        return self._foreign(file) if is_foreign(file, tree) else self._as_shown(task, file, tree)
+        if is_foreign(file, tree.by_id):
+            return self._foreign(file)
+        return self._as_shown(task, file, tree)
 
     def _foreign(self, file: OpenFile) -> _Answer:
         """Say of a file of a mount that the container does not have whether the host has it."""
@@ -196,7 +200,8 @@ class _Resolver:
     def _fixes(self, task: Task, file: OpenFile, tree: MountTree) -> list[tuple[Union, PathFix]]:
         """Ask the drivers of the unions of a namespace where a file is that is shown otherwise."""
         namespace = task.mount_namespace
-        if not is_misreported(file, tree, self._seen.at(namespace, file.shown)):
+        found = self._seen.at(namespace, file.shown)
+        if not is_misreported(file, tree.by_id, found.stat if found else None):
             return []
         fixes = [
             (union, fix)

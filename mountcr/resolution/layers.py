@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mountcr import paths
+from mountcr.planning.remaps import DELETED
 from mountcr.resolution.quirks import Quirk
-from mountcr.resolution.symptoms import DELETED, identity, same_file
+from mountcr.resolution.symptoms import identity, same_file
 from mountcr.resolution.unions import Private, without_suffix
 
 if TYPE_CHECKING:

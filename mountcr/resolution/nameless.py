@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mountcr.model import InodeType, MountId
 from mountcr.paths import KPath
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from mountcr.graph.tree import MountTree
     from mountcr.model import Mark, OpenFile, SeenPath
 
-__all__ = ["NET_UNIX", "Named", "name_of"]
-
-NET_UNIX: Final = "/net/unix"
-"""The end of the name of the file that tells what unix sockets are bound to, in `Facts.unseen`."""
+__all__ = ["Named", "name_of"]
 
 
 class Named(NamedTuple):

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mountcr import paths
 from mountcr.driver import get_driver, recognise
 from mountcr.graph.superblock import bare_root, short_type
-from mountcr.resolution.symptoms import DELETED
+from mountcr.planning.remaps import DELETED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from mountcr.driver import Driver
     from mountcr.graph.tree import MountTree
@@ -103,10 +103,6 @@ class Seen:
     def of(self, namespace: int) -> Sequence[SeenPath]:
         """Give everything that was seen in a mount namespace."""
         return self._of.get(namespace, ())
-
-    def __iter__(self) -> Iterator[SeenPath]:
-        """Give everything that was seen."""
-        return iter(self._paths.values())
 
 
 def without_suffix(path: KPath) -> KPath:
