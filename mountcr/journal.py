@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from mountcr import mountinfo, procstat
+from mountcr import devices, mountinfo, procstat
 from mountcr.errors import StepError
 from mountcr.kernel.identity import identify, unique_mount_id
 from mountcr.paths import KPath, decode, encode
@@ -351,7 +351,7 @@ def attaching(fd: int, at: KPath) -> None:
             at=at,
             id=int(fields["mnt_id"]),
             unique=unique_mount_id(b"", fd),
-            dev=_shown(os.fstat(fd).st_dev),
+            dev=devices.of_stat(os.fstat(fd).st_dev),
         )
     )
 
@@ -361,12 +361,8 @@ def mounting(at: KPath, fstype: str = "", *, source: KPath | None = None) -> Non
     if _vanishing():
         return
     before = tuple(mount.id for mount in mountinfo.read() if mount.mountpoint == at)
-    dev = _shown(os.stat(decode(source)).st_dev) if source else ""
+    dev = devices.of_stat(os.stat(decode(source)).st_dev) if source else ""
     note(Mounting(at=at, fstype=fstype, dev=dev, before=before))
-
-
-def _shown(dev: int) -> str:
-    return f"{os.major(dev)}:{os.minor(dev)}"
 
 
 def _vanishing() -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
+from mountcr import devices
 from mountcr.model import FileKind, Record
 from mountcr.paths import decode
 
@@ -21,7 +22,6 @@ _VMA_FILE: Final = 1 << 6 | 1 << 7
 """Private and shared mappings of files (criu/include/image.h)."""
 
 _TMPFS: Final = re.compile(r"tmpfs-dev-(\d+)\.tar\.gz\.img")
-_MINOR_BITS: Final = 20
 
 
 class Holder(Record, frozen=True, kw_only=True):
@@ -92,8 +92,7 @@ def tmpfs_contents(images: ImageSet) -> tuple[TmpfsImage, ...]:
     found: list[TmpfsImage] = []
     for name in images.names():
         if match := _TMPFS.fullmatch(name):
-            number = int(match[1])
-            dev = f"{number >> _MINOR_BITS}:{number & ((1 << _MINOR_BITS) - 1)}"
+            dev = devices.of_kernel(int(match[1]))
             size = os.stat(decode(images.path(name))).st_size
             found.append(TmpfsImage(dev=dev, file=name, bytes=size))
     return tuple(found)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from mountcr import paths
+from mountcr import devices, paths
 from mountcr.criu.imagefile import DAMAGED, Entry, Image, another_kind, check, parse, read, write
 from mountcr.errors import ImageError
 from mountcr.paths import KPath
@@ -72,7 +72,6 @@ _FSTYPES: Final = {
     23: "cgroup2",
 }
 _REMAPS: Final = {0: "linked", 1: "ghost", 2: "procfs"}
-_MINOR_BITS: Final = 20
 _TYPE_REGULAR: Final = 1
 _VMA_FILE: Final = 1 << 6 | 1 << 7  # private and shared mappings of files
 
@@ -367,7 +366,7 @@ def _mount(entry: images_pb2.MountEntry) -> MountImage:
         id=entry.mnt_id,
         parent=entry.parent_mnt_id,
         fstype=fstype,
-        dev=f"{entry.root_dev >> _MINOR_BITS}:{entry.root_dev & ((1 << _MINOR_BITS) - 1)}",
+        dev=devices.of_kernel(entry.root_dev),
         root=spelled(entry.root),
         mountpoint=spelled(entry.mountpoint),
         source=spelled(entry.source),

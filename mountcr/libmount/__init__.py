@@ -17,6 +17,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mountcr import devices
 from mountcr.errors import CapabilityError
 from mountcr.libmount._ffi import ffi
 
@@ -213,11 +214,10 @@ def _parse(table: TablePointer, text: bytes) -> None:
 
 
 def _entry(lib: Lib, fs: Fs) -> Entry:
-    device = lib.mnt_fs_get_devno(fs)
     return Entry(
         id=lib.mnt_fs_get_id(fs),
         parent=lib.mnt_fs_get_parent_id(fs),
-        dev=f"{os.major(device)}:{os.minor(device)}",
+        dev=devices.of_stat(lib.mnt_fs_get_devno(fs)),
         root=_bytes(lib.mnt_fs_get_root(fs)),
         target=_bytes(lib.mnt_fs_get_target(fs)),
         vfs_options=_bytes(lib.mnt_fs_get_vfs_options(fs)),

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr import paths
+from mountcr import devices, paths
 from mountcr.errors import MountcrError
 from mountcr.graph.superblock import bare_root
 from mountcr.graph.tree import MountTree
 from mountcr.kernel.beneath import open_in_root
 from mountcr.model import InodeType, LayerPart, MountId, PathStat, SeenPath, Unseen
 from mountcr.observation.names import MOST, find_names
-from mountcr.observation.stats import device, path_stat
+from mountcr.observation.stats import path_stat
 from mountcr.paths import KPath, decode
 from mountcr.resolution.layers import layer_paths
 from mountcr.resolution.symptoms import is_foreign, is_suspicious, may_have_names, same_file
@@ -290,7 +290,7 @@ def _parts(layers: _Layers, path: bytes) -> Iterator[LayerPart]:
         yield LayerPart(
             layer=layers.names[number],
             stat=PathStat(
-                dev=device(inode.identity[0]),
+                dev=devices.of_stat(inode.identity[0]),
                 ino=inode.identity[1],
                 mode=inode.mode | TYPE_BITS[inode.type],
                 nlink=inode.nlink,

@@ -11,12 +11,10 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from mountcr import devices
 from mountcr.model import Mark
 
 __all__ = ["FdInfo", "mount_id", "parse", "read"]
-
-_MINOR_BITS: Final = 20
-"""Of a device number as the kernel keeps it (include/linux/kdev_t.h), unlike that of stat(2)."""
 
 _OVERLAY_HANDLE: Final = re.compile(
     r"0{6}00fb[0-9a-f]{2}[0-9a-f]{2}(?P<type>[0-9a-f]{2})[0-9a-f]{32}(?P<ino>[0-9a-f]{8})"
@@ -75,12 +73,11 @@ def _marks(line: str) -> list[Mark]:
     found = {key: value for key, _, value in (word.partition(":") for word in words)}
     if not {"ino", "mnt_id", "sdev"} & found.keys():
         return []
-    number = int(found.get("sdev", "0"), 16)
     return [
         Mark(
             kind=kind,
             wd=int(found.get("wd", "-1"), 16),
-            dev=f"{number >> _MINOR_BITS}:{number & ((1 << _MINOR_BITS) - 1)}",
+            dev=devices.of_kernel(int(found.get("sdev", "0"), 16)),
             ino=int(found.get("ino", "0"), 16),
             handle=int(found.get("fhandle-type", "-1"), 16),
             mnt_id=int(found.get("mnt_id", "-1"), 16),

@@ -12,6 +12,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
+from mountcr import devices
 from mountcr.kernel.beneath import open_in_root
 from mountcr.paths import KPath, encode
 
@@ -38,7 +39,7 @@ def scan(root: int) -> dict[tuple[str, int], KPath]:
     """Give the path of each inode that CRIU's search finds, by device and number."""
     found: dict[tuple[str, int], KPath] = {}
     for path, result in _walk(root):
-        dev = f"{os.major(result.st_dev)}:{os.minor(result.st_dev)}"
+        dev = devices.of_stat(result.st_dev)
         found.setdefault((dev, result.st_ino), KPath("/" + encode(path)))
         if len(found) >= _LIMIT:
             break

@@ -7,9 +7,10 @@ import os
 import stat
 from typing import Final
 
+from mountcr import devices
 from mountcr.model import InodeType, PathStat
 
-__all__ = ["device", "inode_type", "look", "path_stat"]
+__all__ = ["inode_type", "look", "path_stat"]
 
 _TYPES: Final = {
     stat.S_IFDIR: InodeType.DIRECTORY,
@@ -27,21 +28,16 @@ def inode_type(mode: int) -> InodeType:
     return _TYPES.get(stat.S_IFMT(mode), InodeType.ANONYMOUS)
 
 
-def device(number: int) -> str:
-    """Spell a device number of stat(2) as `major:minor`."""
-    return f"{os.major(number)}:{os.minor(number)}"
-
-
 def path_stat(result: os.stat_result) -> PathStat:
     """Keep what rules and resolvers ask for of a stat result."""
     return PathStat(
-        dev=device(result.st_dev),
+        dev=devices.of_stat(result.st_dev),
         ino=result.st_ino,
         mode=result.st_mode,
         nlink=result.st_nlink,
         size=result.st_size,
         blocks=result.st_blocks,
-        rdev=device(result.st_rdev),
+        rdev=devices.of_stat(result.st_rdev),
         type=inode_type(result.st_mode),
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mountcr import devices
 from mountcr.driver import get_driver
 from mountcr.errors import MountcrError
 from mountcr.execute import applied
@@ -124,7 +125,7 @@ def _stat(inode: Inode | None) -> PathStat | None:
         return None
     dev, ino = inode.identity
     return PathStat(
-        dev=f"{os.major(dev)}:{os.minor(dev)}",
+        dev=devices.of_stat(dev),
         ino=ino,
         mode=inode.mode | TYPE_BITS[inode.type],
         nlink=inode.nlink,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from mountcr.devices import number_of_stat
 from mountcr.model import FileKind, InodeType
 from mountcr.planning.records import Inherited
 from mountcr.planning.remaps import KERNEL_ONLY
@@ -161,15 +162,9 @@ def file_key(file: OpenFile) -> str:
     """Give what CRIU calls a file that it is told is external."""
     stat = file.stat
     if stat and is_terminal(file):
-        return f"tty[{_number(stat.rdev):x}:{_number(stat.dev):x}]"
+        return f"tty[{number_of_stat(stat.rdev):x}:{number_of_stat(stat.dev):x}]"
     return f"file[{file.mnt_id:x}:{stat.ino if stat else 0:x}]"
 
 
 def _major(dev: str) -> int:
     return int(dev.partition(":")[0])
-
-
-def _number(dev: str) -> int:
-    """Give a device number as stat(2) does, which is how CRIU prints it."""
-    major, _, minor = dev.partition(":")
-    return os.makedev(int(major), int(minor))

@@ -8,6 +8,7 @@ import os
 import stat
 from typing import Final
 
+from mountcr import devices
 from mountcr.model import InodeType, Record
 from mountcr.observation.stats import inode_type
 from mountcr.paths import KPath, encode
@@ -77,7 +78,7 @@ def read_inode(directory: int, name: bytes) -> Inode:
     target = None
     if kind is InodeType.SYMLINK:
         target = encode(os.readlink(name, dir_fd=directory))
-    rdev = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if kind in _DEVICES else "0:0"
+    rdev = devices.of_stat(found.st_rdev) if kind in _DEVICES else "0:0"
     return Inode(
         type=kind,
         mode=stat.S_IMODE(found.st_mode),

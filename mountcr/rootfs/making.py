@@ -13,6 +13,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from mountcr import devices
 from mountcr.model import InodeType
 from mountcr.paths import decode
 from mountcr.rootfs.copying import Copier
@@ -150,8 +151,7 @@ class Maker:
         if inode.type is InodeType.SYMLINK:
             os.symlink(decode(inode.target) if inode.target else b"", name, dir_fd=self._directory)
         else:
-            major, _, minor = inode.rdev.partition(":")
-            device = os.makedev(int(major), int(minor))
+            device = devices.number_of_stat(inode.rdev)
             os.mknod(name, TYPE_BITS[inode.type] | 0o600, device, dir_fd=self._directory)
         self._finish(name, inode)
         return None
