@@ -11,16 +11,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NewType
 
-import msgspec
-
+from mountcr.container import Container, ContainerMount, Damage, TornDown
 from mountcr.paths import KPath
+from mountcr.record import Record
 
 __all__ = [
     "FACTS_SCHEMA",
     "Capabilities",
     "CgroupMember",
     "Container",
+    "ContainerMount",
     "Criu",
+    "Damage",
     "Facts",
     "FileKind",
     "Finding",
@@ -35,9 +37,11 @@ __all__ = [
     "MountNamespace",
     "OpenFile",
     "PathStat",
+    "Record",
     "SeenPath",
     "Severity",
     "Task",
+    "TornDown",
     "Unseen",
 ]
 
@@ -45,10 +49,6 @@ FACTS_SCHEMA = "mountcr/facts/1"
 
 MountId = NewType("MountId", int)
 """The id of a mount as mountinfo shows it; the kernel may give it to another mount later."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of all records: immutable, hashable, JSON without the fields that hold defaults."""
 
 
 class InodeType(StrEnum):
@@ -341,28 +341,6 @@ class Task(Record, frozen=True, kw_only=True):
     def mount_namespace(self) -> int:
         """The inode number of its mount namespace, 0 if that is not known."""
         return self.namespaces.get("mnt", 0)
-
-
-class Container(Record, frozen=True, kw_only=True):
-    """
-    A container as its engine records it.
-
-    `pid` is 0 when it does not run. `start_time` is that of the pid, in clock ticks since boot,
-    0 where the engine records none. `namespace_paths` are namespaces that the engine pinned:
-    kind to path.
-    """
-
-    id: str
-    engine: str
-    name: str = ""
-    pid: int = 0
-    start_time: int = 0
-    status: str = ""
-    bundle: KPath | None = None
-    rootfs: KPath | None = None
-    state_root: KPath | None = None
-    namespace_paths: dict[str, KPath] = {}
-    provenance: tuple[str, ...] = ()
 
 
 class Unseen(Record, frozen=True, kw_only=True):

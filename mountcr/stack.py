@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from mountcr.model import Record
 from mountcr.paths import KPath
+from mountcr.record import Record
 
 __all__ = ["Stack", "StoredLayer", "Volatile"]
 

@@ -3,7 +3,9 @@
 Engines: from the words a user has for a container to what is recorded of it.
 
 A reference is `engine:ref`, a path, a pid, an id, a name, or a prefix that only one id has. Every
-engine is read-only: it asks no daemon, takes no lock, and skips what it cannot read.
+engine is read-only: it asks no daemon and takes no lock. What it cannot read it names, as a damage
+of the container, and goes on. First containers are listed by what a reference can name, then one
+is described: with its layers, mounts and all else that is recorded of it.
 """
 
 from __future__ import annotations
@@ -20,69 +22,42 @@ from mountcr.engines.reference import (
     exact,
     not_found,
     of_state_directory,
-    once_per_process,
+    once,
 )
+from mountcr.engines.roots import Place, Roots
 from mountcr.errors import MountcrError, UsageError
-from mountcr.model import Container, Record
-from mountcr.paths import KPath, decode, encode
 from mountcr.plugins import offered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["GROUP", "Engine", "Roots", "engines", "find", "list_containers"]
+    from mountcr.model import Container
+
+__all__ = ["GROUP", "Engine", "Place", "Roots", "engines", "find", "list_containers"]
 
 GROUP: Final = "mountcr.engines"
 """The entry-point group of engines: a name, and a class without arguments that is an `Engine`."""
 
-_RUNTIMES: Final = ("runc", "crun", "youki")
-_EXTRA_ROOTS: Final = "MOUNTCR_RUNTIME_ROOT"
-
-
-class Roots(Record, frozen=True, kw_only=True):
-    """Where engines look: `runtime` are root directories of OCI runtimes, each of any runtime."""
-
-    runtime: tuple[KPath, ...] = ()
-
-    @classmethod
-    def of_host(cls, extra: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Roots:
-        """
-        Give the roots that the runtimes take unless told otherwise, after those named.
-
-        Named are `extra` and, separated by colons, the variable MOUNTCR_RUNTIME_ROOT. The roots of
-        a user who is not root lie in $XDG_RUNTIME_DIR, or /run/user/<uid> where that is not set.
-        """
-        environ = os.environ if environ is None else environ
-        named = [*extra, *environ.get(_EXTRA_ROOTS, "").split(":")]
-        bases = ["/run"]
-        user = os.geteuid()
-        if user:
-            bases.append(environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}")
-        usual = [f"{base}/{runtime}" for base in bases for runtime in _RUNTIMES]
-        found = [*(os.path.abspath(root) for root in named if root), *usual]
-        return cls(runtime=tuple(encode(root) for root in found))
-
-    def directories(self) -> Iterator[str]:
-        """Give the runtime roots that are there, each once however it is spelled."""
-        seen: set[tuple[int, int]] = set()
-        for root in self.runtime:
-            path = os.fsdecode(decode(root))
-            try:
-                found = os.stat(path)
-            except OSError:
-                continue
-            if (found.st_dev, found.st_ino) not in seen:
-                seen.add((found.st_dev, found.st_ino))
-                yield path
-
 
 class Engine(Protocol):
-    """One that knows containers. `name` is what `engine:ref` says."""
+    """
+    One that knows containers. `name` is what `engine:ref` says.
+
+    An engine is asked about one host and thrown away, so it may remember what it read.
+    """
 
     name: ClassVar[str]
 
     def containers(self, roots: Roots) -> Iterable[Container]:
-        """Give all it knows; skip what is half-written or may not be read."""
+        """
+        Give all it knows, at least id, name, names, process and state root of each.
+
+        What is half-written or damaged is a damage of the container; nothing is raised.
+        """
+        ...
+
+    def describe(self, container: Container, roots: Roots) -> Container:
+        """Give one of its containers with all that is recorded of it. Nothing is raised."""
         ...
 
     def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:
@@ -98,7 +73,8 @@ def engines() -> tuple[Engine, ...]:
     """
     Give all engines: those that other distributions offer first, for they know more than a runtime.
 
-    Where two have the same name, the built-in one counts.
+    Where two have the same name, the built-in one counts. Managers come before the runtimes that
+    they use: what both know is the manager's.
     """
     built_in: tuple[Engine, ...] = (oci.Runc(), oci.Crun(), oci.Youki(), bundle.Bundle(), pid.Pid())
     names = {engine.name for engine in built_in}
@@ -107,18 +83,28 @@ def engines() -> tuple[Engine, ...]:
 
 
 def list_containers(roots: Roots | None = None) -> list[Container]:
-    """Give every container that an engine knows, once; a process has only one."""
-    return _known(engines(), roots or Roots.of_host())
+    """
+    Give every container that an engine knows, described, once.
+
+    Raises UsageError when the roots name an engine that there is not.
+    """
+    roots = roots or Roots.of_host()
+    everybody = engines()
+    by_name = {engine.name: engine for engine in everybody}
+    asked = (_named(roots.engine, everybody),) if roots.engine else everybody
+    known = _known(asked, roots)
+    return [by_name[each.engine].describe(each, roots) for each in known]
 
 
 def find(reference: str, *, roots: Roots | None = None) -> Container:
     """
-    Find the container that a reference means.
+    Find the container that a reference means, and describe it.
 
     `engine:ref` asks one engine only. A path is an OCI bundle, or the directory in which a runtime
     keeps the state of a container; the container that runs from a bundle is preferred to the
     bundle. A number is a pid; if it is the id of a container too, it is ambiguous. Any other word
-    is an id, else a name, else the beginning of one id.
+    is an id, else a name, else the beginning of one id; what no engine knows is looked for in the
+    control groups of all processes.
 
     Raises AmbiguousError with all candidates, NotFoundError with names like it, UsageError for a
     reference that makes no sense (an unknown engine, a process that can be no container),
@@ -132,21 +118,33 @@ def find(reference: str, *, roots: Roots | None = None) -> Container:
         raise UsageError(
             f"{reference!r} names no container", hint="give an id, a name, a pid or a bundle"
         )
+    if roots.engine and engine is None:
+        engine = _named(roots.engine, everybody)
     known = _known(everybody, roots)
-    asked = everybody
-    if engine:
-        asked = (engine,)
-    candidates = _meanings(word, asked, known, roots)
+    candidates = _meanings(word, (engine,) if engine else everybody, known, roots)
+    if not candidates and (engine is None or engine.name == pid.Pid.name):
+        candidates = _of_group(word)
     if not candidates:
         raise not_found(reference, word, known, list(roots.directories()))
     if len(candidates) > 1:
         raise ambiguous(reference, candidates)
-    return candidates[0]
+    found = candidates[0]
+    owner = next((each for each in everybody if each.name == found.engine), None)
+    return owner.describe(found, roots) if owner else found
 
 
 def _known(asked: Sequence[Engine], roots: Roots) -> list[Container]:
     """List the containers of some engines."""
-    return once_per_process(c for engine in asked for c in engine.containers(roots))
+    return once(c for engine in asked for c in engine.containers(roots))
+
+
+_SHORT: Final = 8
+"""An id of so many digits is looked for in control groups; fewer are met by chance."""
+
+
+def _of_group(word: str) -> list[Container]:
+    """Give the processes of a container that nothing but its control group tells of."""
+    return pid.of_group(word) if len(word) >= _SHORT and "/" not in word else []
 
 
 def _split(reference: str, everybody: Sequence[Engine]) -> tuple[Engine | None, str]:
@@ -154,11 +152,15 @@ def _split(reference: str, everybody: Sequence[Engine]) -> tuple[Engine | None, 
     name, colon, word = reference.partition(":")
     if not colon or "/" in name or os.path.isdir(reference):
         return None, reference
+    return _named(name, everybody, f"{reference}: "), word
+
+
+def _named(name: str, everybody: Sequence[Engine], where: str = "") -> Engine:
     for engine in everybody:
         if engine.name == name:
-            return engine, word
+            return engine
     raise UsageError(
-        f"{reference}: no engine is called {name or repr(name)}",
+        f"{where}no engine is called {name or repr(name)}",
         hint=f"engines are {', '.join(engine.name for engine in everybody)}",
     )
 
@@ -172,7 +174,7 @@ def _meanings(
     What a path or a pid means is looked up among all that are known. A number that is no process
     is never taken for the beginning of an id: it may be a process that has just ended.
     """
-    theirs = _known(asked, roots)
+    theirs = [*known] if len(asked) > 1 else _known(asked, roots)
     found = of_state_directory(word, theirs)
     if found:
         return found

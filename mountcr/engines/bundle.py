@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr.engines.records import OciSpec, load, namespace_paths
+from mountcr.engines.spec import with_spec
 from mountcr.errors import NotFoundError
 from mountcr.model import Container
 from mountcr.paths import encode
@@ -18,7 +19,7 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mountcr.engines import Roots
+    from mountcr.engines.roots import Roots
 
 __all__ = ["Bundle", "is_bundle", "read"]
 
@@ -33,6 +34,10 @@ class Bundle:
     def containers(self, roots: Roots) -> Iterator[Container]:  # noqa: ARG002 -- the Protocol's
         """Give nothing: nobody keeps a list of bundles."""
         return iter(())
+
+    def describe(self, container: Container, roots: Roots) -> Container:  # noqa: ARG002
+        """Add the mounts and annotations of config.json."""
+        return with_spec(container)
 
     def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:  # noqa: ARG002
         """

@@ -9,8 +9,12 @@ file is compared with /proc, because a runtime learns of the end of a container 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final
 
+import msgspec
+
+from mountcr.engines.process import CGROUPS, freezers, init_process, oci_status
+from mountcr.engines.reading import Reader
 from mountcr.engines.records import (
     CrunStatus,
     OciSpec,
@@ -19,82 +23,113 @@ from mountcr.engines.records import (
     glance,
     namespace_paths,
 )
+from mountcr.engines.spec import with_spec
 from mountcr.model import Container
 from mountcr.paths import encode
-from mountcr.procstat import read_stat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from mountcr.engines import Roots
+    from mountcr.engines.roots import Roots
+    from mountcr.paths import KPath
 
-__all__ = ["Crun", "Runc", "Youki"]
-
-_CGROUPS: Final = "/sys/fs/cgroup"
-
-# runc and crun keep this FIFO in the state directory from `create` until `start`.
-_WAITS_FOR_START: Final = "exec.fifo"
+__all__ = ["Crun", "Runc", "Youki", "recorded_by_runtime"]
 
 _BUNDLE_LABEL: Final = "bundle="
 
 
-class Runc:
+class _Runtime:
+    """What the runtimes have in common; `read` gives one container from its state directory."""
+
+    @staticmethod
+    def read(root: str, directory: str) -> Container | None:
+        """Read a state directory; None if it is none of this runtime."""
+        raise NotImplementedError
+
+    def containers(self, roots: Roots) -> Iterator[Container]:
+        """Give every container of the runtime below the roots, running or not."""
+        for root, directory in _state_directories(roots):
+            found = self.read(root, directory)
+            if found is not None:
+                yield found
+
+    def describe(self, container: Container, roots: Roots) -> Container:  # noqa: ARG002 -- the Protocol's
+        """Add what the bundle says: the mounts and labels that it asks for."""
+        return with_spec(container)
+
+    def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:
+        """Answer nothing: an id or a prefix needs the list."""
+
+
+class Runc(_Runtime):
     """The containers of runc: `<root>/<id>/state.json` with `init_process_pid`."""
 
     name: ClassVar[str] = "runc"
 
-    def containers(self, roots: Roots) -> Iterator[Container]:
-        """Give every container of runc below the roots, running or not."""
-        for root, directory in _state_directories(roots):
-            file = f"{directory}/state.json"
-            state = glance(file, RuncState)
-            if state is not None:
-                yield _from_runc(root, directory, file, state)
-
-    def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:
-        """Answer nothing: an id or a prefix needs the list."""
+    @staticmethod
+    def read(root: str, directory: str) -> Container | None:
+        """Read the state of one container; one that is cut short is a damaged container."""
+        file = f"{directory}/state.json"
+        state = glance(file, RuncState)
+        if state is not None:
+            return _from_runc(root, directory, file, state)
+        return _damaged(Runc.name, root, file)
 
 
-class Crun:
+class Crun(_Runtime):
     """The containers of crun: `<root>/<id>/status`, and beside it a copy of config.json."""
 
     name: ClassVar[str] = "crun"
 
-    def containers(self, roots: Roots) -> Iterator[Container]:
-        """Give every container of crun below the roots, running or not."""
-        for root, directory in _state_directories(roots):
-            file = f"{directory}/status"
-            status = glance(file, CrunStatus)
-            if status is not None:
-                yield _from_crun(root, directory, file, status)
-
-    def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:
-        """Answer nothing: an id or a prefix needs the list."""
+    @staticmethod
+    def read(root: str, directory: str) -> Container | None:
+        """Read the state of one container; one that is cut short is a damaged container."""
+        file = f"{directory}/status"
+        status = glance(file, CrunStatus)
+        if status is not None:
+            return _from_crun(root, directory, file, status)
+        return _damaged(Crun.name, root, file)
 
 
-class Youki:
+class Youki(_Runtime):
     """The containers of youki: `<root>/<id>/state.json` with `ociVersion`."""
 
     name: ClassVar[str] = "youki"
 
-    def containers(self, roots: Roots) -> Iterator[Container]:
-        """Give every container of youki below the roots, running or not."""
-        for root, directory in _state_directories(roots):
-            file = f"{directory}/state.json"
-            state = glance(file, YoukiState)
-            if state is not None:
-                yield _from_youki(root, file, state)
-
-    def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:
-        """Answer nothing: an id or a prefix needs the list."""
+    @staticmethod
+    def read(root: str, directory: str) -> Container | None:
+        """Read the state of one container."""
+        file = f"{directory}/state.json"
+        state = glance(file, YoukiState)
+        return None if state is None else _from_youki(root, file, state)
 
 
-class _Init(NamedTuple):
-    """The init process that a state file records, as it is now: pid 0 when it has ended."""
+def recorded_by_runtime(container: str, roots: Iterable[str]) -> Container | None:
+    """Give what an OCI runtime has on record of the container with an id, below some roots."""
+    for root in roots:
+        directory = f"{root}/{container}"
+        if os.path.isdir(directory):
+            for runtime in (Runc, Crun, Youki):
+                found = runtime.read(root, directory)
+                if found is not None and not found.damages:
+                    return found
+    return None
 
-    pid: int
-    start_time: int
-    remark: str
+
+def _damaged(engine: str, root: str, file: str) -> Container | None:
+    """Give a container whose state file is there and ends early; None if nothing is wrong."""
+    if not os.path.isfile(file):
+        return None
+    reader = Reader(encode(root))
+    reader.json(file, msgspec.Raw, optional=True)
+    if not reader.damages:
+        return None
+    return Container(
+        id=os.path.basename(os.path.dirname(file)),
+        engine=engine,
+        state_root=encode(root),
+        damages=tuple(reader.damages),
+    )
 
 
 def _state_directories(roots: Roots) -> Iterator[tuple[str, str]]:
@@ -108,51 +143,12 @@ def _state_directories(roots: Roots) -> Iterator[tuple[str, str]]:
             yield root, f"{root}/{name}"
 
 
-def _init(pid: int, start_time: int, source: str) -> _Init:
-    """
-    Compare a recorded pid and its start time with /proc; `source` says who recorded them.
-
-    A start time of 0 is one that was not recorded.
-    """
-    if pid <= 0:
-        return _Init(0, 0, f"{source}: none")
-    try:
-        now = read_stat(pid)
-    except ProcessLookupError:
-        return _Init(0, 0, f"{source}: {pid} has ended")
-    except PermissionError:
-        return _Init(pid, start_time, f"{source}: {pid}, which this /proc hides")
-    if now.ended:
-        return _Init(0, 0, f"{source}: {pid} has ended and waits to be reaped")
-    if start_time and now.start_time != start_time:
-        started = f"started at tick {now.start_time}, recorded {start_time}"
-        return _Init(0, 0, f"{source}: {pid} is another process by now ({started})")
-    return _Init(pid, start_time, source)
-
-
-def _status(init: _Init, directory: str, freezers: Sequence[str]) -> str:
-    """Give the status in the words of the OCI runtime specification."""
-    if not init.pid:
-        return "stopped"
-    if os.path.exists(f"{directory}/{_WAITS_FOR_START}"):
-        return "created"
-    return "paused" if any(map(_is_frozen, freezers)) else "running"
-
-
-def _is_frozen(file: str) -> bool:
-    """Read freezer.state of cgroups version 1 or cgroup.freeze of version 2, if it is there."""
-    try:
-        with open(file, "rb", buffering=0) as opened:
-            return opened.read(16).strip() in {b"FROZEN", b"1"}
-    except OSError:
-        return False
-
-
 def _from_runc(root: str, directory: str, file: str, state: RuncState) -> Container:
     """Read what runc recorded of one container."""
-    init = _init(state.init_process_pid, state.init_process_start, f"{file}: init_process_pid")
+    source = f"{file}: init_process_pid"
+    init = init_process(state.init_process_pid, state.init_process_start, source)
     cgroups = state.cgroup_paths or {}
-    freezers = [
+    frozen_by = [
         f"{cgroups[controller]}/{name}"
         for controller, name in (("freezer", "freezer.state"), ("", "cgroup.freeze"))
         if controller in cgroups
@@ -172,24 +168,31 @@ def _from_runc(root: str, directory: str, file: str, state: RuncState) -> Contai
         engine=Runc.name,
         pid=init.pid,
         start_time=init.start_time,
-        status=_status(init, directory, freezers),
+        status=oci_status(init, directory, frozen_by),
         bundle=encode(bundle) if bundle else None,
         rootfs=encode(state.config.rootfs),
+        spec=encode(f"{bundle}/config.json") if bundle else None,
         state_root=encode(root),
         namespace_paths=pinned,
+        cgroup=_group(cgroups.values()),
         provenance=tuple(provenance),
     )
 
 
+def _group(directories: Iterable[str]) -> KPath | None:
+    """Give the path of a control group from the directories of each hierarchy that it is in."""
+    for directory in directories:
+        below = directory.removeprefix(f"{CGROUPS}/")
+        if below != directory:
+            versioned = os.path.exists(f"{CGROUPS}/cgroup.controllers")
+            return encode("/" + (below if versioned else below.partition("/")[2]))
+    return None
+
+
 def _from_crun(root: str, directory: str, file: str, status: CrunStatus) -> Container:
     """Read what crun recorded of one container; the name of the directory is its id."""
-    init = _init(status.pid, status.process_start_time, f"{file}: pid")
-    cgroup = (status.cgroup_path or "").strip("/")
-    freezers = [
-        f"{_CGROUPS}/{cgroup}/cgroup.freeze",
-        f"{_CGROUPS}/freezer/{cgroup}/freezer.state",
-        f"{_CGROUPS}/unified/{cgroup}/cgroup.freeze",
-    ]
+    init = init_process(status.pid, status.process_start_time, f"{file}: pid")
+    cgroup = status.cgroup_path or ""
     provenance = [init.remark, f"{file}: rootfs", f"{file}: bundle"]
     spec = glance(f"{directory}/config.json", OciSpec)
     pinned = namespace_paths(spec.linux.namespaces if spec and spec.linux else None)
@@ -200,11 +203,13 @@ def _from_crun(root: str, directory: str, file: str, status: CrunStatus) -> Cont
         engine=Crun.name,
         pid=init.pid,
         start_time=init.start_time,
-        status=_status(init, directory, freezers if cgroup else ()),
+        status=oci_status(init, directory, freezers(cgroup)),
         bundle=encode(status.bundle),
         rootfs=encode(os.path.normpath(os.path.join(status.bundle, status.rootfs))),
+        spec=encode(f"{directory}/config.json") if spec else None,
         state_root=encode(root),
         namespace_paths=pinned,
+        cgroup=encode("/" + cgroup.strip("/")) if cgroup else None,
         provenance=tuple(provenance),
     )
 
@@ -212,7 +217,7 @@ def _from_crun(root: str, directory: str, file: str, status: CrunStatus) -> Cont
 def _from_youki(root: str, file: str, state: YoukiState) -> Container:
     """Read what youki recorded of one container; the rootfs stands only in the bundle."""
     pid = 0 if state.status == "stopped" else state.pid or 0
-    init = _init(pid, 0, f"{file}: pid")
+    init = init_process(pid, 0, f"{file}: pid")
     provenance = [init.remark, f"{file}: bundle"]
     if init.pid:
         provenance.append(f"{file}: no start time, the pid may be another process by now")
@@ -231,6 +236,7 @@ def _from_youki(root: str, file: str, state: YoukiState) -> Container:
         status=state.status if init.pid else "stopped",
         bundle=encode(state.bundle),
         rootfs=encode(rootfs) if rootfs else None,
+        spec=encode(config) if spec else None,
         state_root=encode(root),
         namespace_paths=pinned,
         provenance=tuple(provenance),

@@ -2,25 +2,33 @@
 """
 Processes as containers: any pid, with or without an engine that knows it.
 
+The path of a control group has the id that an engine gave to the container, so a process can be
+found by that too, where no record of the engine is.
+
 Everything comes from /proc and nothing is remembered: a process that has ended, or whose pid
 another process has by now, is found out by its start time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from mountcr.errors import GoneError, NotFoundError, PrivilegeError, UsageError
+import msgspec
+
+from mountcr.engines.cgroup import member_of, members
+from mountcr.errors import GoneError, MountcrError, NotFoundError, PrivilegeError, UsageError
 from mountcr.model import Container
+from mountcr.paths import encode
 from mountcr.procstat import ProcessStat, ProcessStatus, read_stat, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mountcr.engines import Roots
+    from mountcr.engines.roots import Roots
 
-__all__ = ["PID_MAX", "Pid", "ensure_running", "is_pid", "read"]
+__all__ = ["PID_MAX", "Pid", "ensure_running", "is_pid", "of_group", "read"]
 
 PID_MAX: Final = 1 << 22
 """No pid is larger: PID_MAX_LIMIT of 64-bit kernels (include/linux/threads.h)."""
@@ -39,6 +47,10 @@ class Pid:
         """Give nothing: not every process is a container."""
         return iter(())
 
+    def describe(self, container: Container, roots: Roots) -> Container:  # noqa: ARG002
+        """Add the control group, whose path often has the id that an engine knows it by."""
+        return _with_group(container)
+
     def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:  # noqa: ARG002
         """
         Take a number of decimal digits; None for any other reference.
@@ -46,6 +58,24 @@ class Pid:
         Raises what `read` raises.
         """
         return (read(int(reference)),) if is_pid(reference) else None
+
+
+def of_group(beginning: str) -> list[Container]:
+    """
+    Find the containers of control groups whose path has an id that begins like this.
+
+    Of each, its first process that is the init of a pid namespace, or else the first of all.
+    """
+    found: dict[str, list[int]] = {}
+    for pid, member in members(beginning):
+        found.setdefault(member.id, []).append(pid)
+    containers: list[Container] = []
+    for pids in found.values():
+        for pid in sorted(pids):
+            with contextlib.suppress(MountcrError):
+                containers.append(_with_group(read(pid)))
+                break
+    return containers
 
 
 def is_pid(reference: str) -> bool:
@@ -154,6 +184,22 @@ def _describe(stat: ProcessStat, provenance: tuple[str, ...] = ()) -> Container:
         start_time=stat.start_time,
         status="running",
         provenance=(*provenance, f"/proc/{stat.pid}/stat: start time"),
+    )
+
+
+def _with_group(container: Container) -> Container:
+    """Add the path of the control group of a process, and the id in it."""
+    try:
+        path, member = member_of(container.pid)
+    except OSError:
+        return container
+    file = f"/proc/{container.pid}/cgroup"
+    told = f"{file}: the path has the id of a container of {member.engine}" if member else file
+    return msgspec.structs.replace(
+        container,
+        names=(member.id,) if member else container.names,
+        cgroup=encode(path) if path else None,
+        provenance=(*container.provenance, f"cgroup: {told}"),
     )
 
 

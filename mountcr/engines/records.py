@@ -21,6 +21,7 @@ from mountcr.paths import KPath, encode
 __all__ = [
     "CrunStatus",
     "OciLinux",
+    "OciMount",
     "OciNamespace",
     "OciRoot",
     "OciSpec",
@@ -69,10 +70,11 @@ class OciNamespace(_OnDisk, frozen=True):
     path: str | None = None
 
 
-class OciLinux(_OnDisk, frozen=True):
+class OciLinux(_OnDisk, frozen=True, rename="camel"):
     """The object `linux` of config.json."""
 
     namespaces: tuple[OciNamespace, ...] | None = None
+    cgroups_path: str = ""
 
 
 class OciRoot(_OnDisk, frozen=True):
@@ -81,12 +83,23 @@ class OciRoot(_OnDisk, frozen=True):
     path: str
 
 
+class OciMount(_OnDisk, frozen=True):
+    """One of `mounts` of config.json; the source of a bind may be relative to the bundle."""
+
+    destination: str
+    type: str = ""
+    source: str = ""
+    options: tuple[str, ...] | None = None
+
+
 class OciSpec(_OnDisk, frozen=True):
     """`<bundle>/config.json` of the OCI runtime specification; `root` is required on Linux."""
 
     root: OciRoot
     hostname: str = ""
     linux: OciLinux | None = None
+    mounts: tuple[OciMount, ...] | None = None
+    annotations: dict[str, str] | None = None
 
 
 class RuncConfig(_OnDisk, frozen=True):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mountcr.model import Container
 
 __all__ = [
+    "RUNTIMES",
     "ambiguous",
     "as_recorded",
     "beginning",
@@ -28,21 +29,33 @@ __all__ = [
     "labels",
     "not_found",
     "of_state_directory",
-    "once_per_process",
+    "once",
 ]
 
+RUNTIMES: Final = frozenset({"runc", "crun", "youki"})
+"""Engines that others have start containers for them."""
+
+_NO_MANAGERS: Final = RUNTIMES | {"bundle", "pid"}
 _SHOWN: Final = 10
 _LIKE: Final = 0.6
 
 
-def once_per_process(containers: Iterable[Container]) -> list[Container]:
-    """Drop containers whose process an earlier one has: the manager's record and its runtime's."""
-    seen: set[int] = set()
+def once(containers: Iterable[Container]) -> list[Container]:
+    """
+    Drop containers that an earlier one is: with the same process, or a runtime's with the same id.
+
+    A manager comes before the runtime that it has start its containers under their ids.
+    """
+    processes: set[int] = set()
+    managed: set[str] = set()
     kept: list[Container] = []
     for container in containers:
-        if container.pid and container.pid in seen:
+        started = container.engine in RUNTIMES
+        if container.engine not in _NO_MANAGERS:
+            managed.add(container.id)
+        if (started and container.id in managed) or (container.pid and container.pid in processes):
             continue
-        seen.add(container.pid)
+        processes.add(container.pid)
         kept.append(container)
     return kept
 
@@ -50,7 +63,7 @@ def once_per_process(containers: Iterable[Container]) -> list[Container]:
 def distinct(containers: Iterable[Container]) -> list[Container]:
     """Drop containers that are the same record as an earlier one, or have the same process."""
     kept: dict[tuple[str, str, KPath | None, KPath | None], Container] = {}
-    for container in once_per_process(containers):
+    for container in once(containers):
         place = None if container.state_root else container.bundle
         kept.setdefault((container.engine, container.id, container.state_root, place), container)
     return list(kept.values())
@@ -58,7 +71,9 @@ def distinct(containers: Iterable[Container]) -> list[Container]:
 
 def exact(word: str, known: Sequence[Container]) -> list[Container]:
     """Give the containers with this id or, if there is none, with this name."""
-    return [c for c in known if c.id == word] or [c for c in known if c.name == word]
+    return [c for c in known if c.id == word] or [
+        c for c in known if c.name == word or word in c.names
+    ]
 
 
 def beginning(word: str, known: Sequence[Container]) -> list[Container]:
@@ -67,9 +82,10 @@ def beginning(word: str, known: Sequence[Container]) -> list[Container]:
 
 
 def of_state_directory(word: str, known: Sequence[Container]) -> list[Container]:
-    """Give the container whose runtime keeps its state in this directory."""
-    if not os.path.isdir(word):
-        return []
+    """Give the container that is kept here: the directory of its runtime, or `ROOT/id`."""
+    spelled = [c for c in known if c.state_root and _path(join(c.state_root, c.id)) == word]
+    if spelled or not os.path.isdir(word):
+        return spelled
     path = os.path.realpath(word)
     return [
         c
@@ -149,7 +165,7 @@ def _similar(word: str, known: Sequence[Container]) -> list[str]:
 
     # A typing error in the first digits of a long id is compared with as many digits of it.
     spellings = {c.id[: len(word)]: c.id for c in known}
-    spellings |= {shown: shown for c in known for shown in (c.id, c.name) if shown}
+    spellings |= {shown: shown for c in known for shown in (c.id, c.name, *c.names) if shown}
     close = get_close_matches(word, spellings, n=_SHOWN, cutoff=_LIKE)
     return list(dict.fromkeys(spellings[spelling] for spelling in close))
 

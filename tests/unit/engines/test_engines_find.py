@@ -121,8 +121,17 @@ def test_not_found_on_an_empty_host_says_where_it_looked(host: Host) -> None:
 
 
 def test_a_damaged_state_is_named(host: Host) -> None:
-    """A container whose state file cannot be read is not found, and the hint says why."""
-    (host.runc("web") / "state.json").write_text("{")
+    """A container whose state file ends early is found, and says which file is damaged."""
+    file = host.runc("web") / "state.json"
+    file.write_text("{")
+    found = find("web", roots=host.roots)
+    assert not found.pid
+    assert [damage.file for damage in found.damages] == [str(file)]
+
+
+def test_a_state_of_another_kind_is_named(host: Host) -> None:
+    """A directory that holds no state of a runtime is not found, and the hint says why."""
+    (host.runc("web") / "state.json").write_text("[]")
     with pytest.raises(NotFoundError) as raised:
         find("web", roots=host.roots)
     assert f"{host.root()}/web is there" in (raised.value.hint or "")
