@@ -10,6 +10,9 @@ descriptors that are closed by then (containers/storage), where only files besid
 that is gone is read from the file `link` beside the layer: `l/$(cat X/link)` is `../X/diff`
 (moby daemon/graphdriver/overlay2, container-libs storage/drivers/overlay).
 
+A short name is always put into the place of the layer that it leads to, so that the same stack has
+one spelling.
+
 Nothing is guessed: all layers have to be there, in one way only. Else the mount stays as it is.
 """
 
@@ -106,14 +109,16 @@ def _known(mount: Mount) -> OverlayOptions | None:
             lowers=found.lowers, data=found.data, upper=found.upper, work=found.work
         )
     given = [*options.lowers, *options.data, *filter(None, (options.upper, options.work))]
-    if all(each.startswith("/") and not _is_lost(decode(each)) for each in given):
+    if all(each.startswith("/") and not _is_short(decode(each)) for each in given):
         return None
     return options
 
 
-def _is_lost(layer: bytes) -> bool:
-    """Tell a short name that leads nowhere."""
-    return os.path.basename(os.path.dirname(layer)) == _LINKS and not os.path.isdir(layer)
+def _is_short(layer: bytes) -> bool:
+    """Tell a short name, which leads to a layer or nowhere, from a directory of that name."""
+    if os.path.basename(os.path.dirname(layer)) != _LINKS:
+        return False
+    return os.path.islink(layer) or not os.path.isdir(layer)
 
 
 def _is_numbered(options: OverlayOptions) -> bool:

@@ -12,6 +12,7 @@ from mountcr.driver import get_driver, recognise
 from mountcr.graph.tree import MountTree
 from mountcr.planning.choices import new_upper
 from mountcr.planning.conversion import convert
+from mountcr.planning.recorded import settled
 from mountcr.planning.records import Rootfs
 from mountcr.planning.steps import Attributes, Bind, Propagation, Step
 from mountcr.planning.volatile import marker_steps
@@ -34,16 +35,18 @@ def find_stack(container: Container, root: Mount | None, host: MountTree) -> Sta
     """
     Say what a container's root is made of.
 
-    The root mount of the running task tells; for a container that does not run, what is mounted
-    at its rootfs on the host, or the directory itself.
+    The root mount of the running task tells, and the engine's record what it does not; for a
+    container that does not run, what is mounted at its rootfs on the host, the record, or the
+    directory itself. Where an engine with storage of its own has no record of it, nobody knows.
     """
+    recorded = container.stack
     if root is not None:
-        return recognise(root, host)
-    if container.rootfs is None:
-        return None
-    mounted = host.lies_on(container.rootfs)
+        return settled(recognise(root, host), recorded)
+    mounted = host.lies_on(container.rootfs) if container.rootfs else None
     if mounted is not None and mounted.mountpoint == container.rootfs:
-        return recognise(mounted, host)
+        return settled(recognise(mounted, host), recorded)
+    if recorded is not None or container.storage or container.rootfs is None:
+        return recorded
     return Stack(driver="vfs", upper=container.rootfs, provenance=container.provenance)
 
 

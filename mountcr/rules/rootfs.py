@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr.aufsopts import options_of
-from mountcr.driver import get_driver
+from mountcr.driver import get_driver, recognise
 from mountcr.model import Severity
 from mountcr.paths import ROOT, KPath
 from mountcr.planning.choices import new_upper
 from mountcr.planning.conversion import is_foreign
+from mountcr.planning.recorded import disagreement
 from mountcr.planning.rootfs import holders
 from mountcr.rules import Found
 from mountcr.rules.conditions import chroot_of
@@ -31,10 +32,20 @@ def _shares_mounts(context: Context) -> Iterator[Found]:
 
 
 def _disagreement(context: Context) -> Iterator[Found]:
-    """M4: only where the engine's rootfs is a mount of this host, and not the task's root."""
-    recorded = context.facts.container.rootfs
+    """
+    M4: the layers by the mount table and by the record; or the engine's rootfs, where that is a
+    mount of this host, and not the task's root.
+    """
+    container = context.facts.container
+    recorded = container.rootfs
     root = context.graph.root if context.graph else None
-    if recorded is None or root is None:
+    if root is None:
+        return
+    told = recognise(root, context.origin) if container.stack else None
+    sides = disagreement(told, container.stack) if told and container.stack else ""
+    if sides:
+        yield Found("/", sides)
+    if recorded is None:
         return
     mounted = context.host.lies_on(recorded)
     if mounted and mounted.mountpoint == recorded and mounted.dev != root.dev:
@@ -167,6 +178,13 @@ def _other_marks(context: Context) -> Iterator[Found]:
         yield Found("/", f"{target.survey.dialect} here, the layers are {stack.dialect}")
 
 
+def _damaged(context: Context) -> Iterator[Found]:
+    """M17."""
+    for each in context.facts.container.damages:
+        where = f"{each.field}: {each.what}" if each.field else each.what
+        yield Found(each.file, where)
+
+
 def _unseen(context: Context) -> Iterator[Found]:
     """M8."""
     for each in context.facts.unseen:
@@ -186,4 +204,5 @@ PREDICATES: Final = {
     "M14": _without_open_tree,
     "M15": _taken_upper,
     "M16": _other_marks,
+    "M17": _damaged,
 }

@@ -16,7 +16,16 @@ import msgspec
 import pytest
 
 import builders
-from mountcr.model import Capabilities, FileKind, InodeType, OpenFile, PathStat, Severity, Unseen
+from mountcr.model import (
+    Capabilities,
+    Damage,
+    FileKind,
+    InodeType,
+    OpenFile,
+    PathStat,
+    Severity,
+    Unseen,
+)
 from mountcr.overlayopts import parse_options
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
@@ -24,6 +33,7 @@ from mountcr.planning.files import NamedFile
 from mountcr.planning.planner import make_plan
 from mountcr.rules import predicates
 from mountcr.rules.table import Rule, table
+from mountcr.stack import Stack
 from mountcr.target import Holder, Survey, Target, TargetFile
 
 if TYPE_CHECKING:
@@ -47,6 +57,14 @@ BIND: Final = "11 10 8:1 /srv/hosts /etc/hosts rw - ext4 /dev/sda1 rw"
 def with_mounts(*lines: str, host: str = HOST, root: str = ROOT) -> Facts:
     """Facts of a container with an overlay root, a proc and some mounts."""
     return builders.facts("\n".join([root, PROC, *lines]), host)
+
+
+def recorded(stack: Stack | None = None, *, damage: Damage | None = None) -> Facts:
+    """Facts of such a container, with what its engine says of it."""
+    facts = with_mounts()
+    damages = (damage,) if damage else ()
+    container = msgspec.structs.replace(facts.container, stack=stack, damages=damages)
+    return msgspec.structs.replace(facts, container=container)
 
 
 def with_last_changed(*lines: str, **fields: object) -> Facts:
@@ -439,6 +457,8 @@ CASES: Final = (
             rootfs=KPath("/bundle/rootfs"),
         ),
     ),
+    Case("M4", "/", recorded(Stack(driver="overlay", lowers=(KPath("/q"),), upper=KPath("/u")))),
+    Case("M17", "/c.json", recorded(damage=Damage(file=KPath("/c.json"), what="no JSON"))),
     Case("M6", "l/ABC", with_mounts(root=ROOT.replace("lowerdir=/l", "lowerdir=l/ABC"))),
     Case("M6", "/", with_mounts(root="10 5 0:50 / / rw - fuse.unknown u rw")),
     Case(
