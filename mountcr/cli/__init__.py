@@ -28,6 +28,9 @@ __all__ = ["build_parser", "main"]
 
 _INTERRUPTED: Final = 130
 
+_COMPLETING: Final = "_ARGCOMPLETE"
+"""The variable by which a shell asks what a word may become."""
+
 _EPILOG: Final = """\
 REF is an id, a unique prefix, a name, engine:ref, a pid, or the path of an OCI bundle.
 FACTS is a file that `mountcr facts` wrote; DIR is an images directory of `mountcr dump`;
@@ -103,7 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit status. Never raises, but for SystemExit of the parser."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     own, criu_options = _split(arguments)
-    parsed = build_parser().parse_args(own)
+    parser = build_parser()
+    if _COMPLETING in os.environ:
+        from mountcr.cli import completion
+
+        completion.complete(parser)
+    parsed = parser.parse_args(own)
     parsed.criu_options = criu_options
     handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     previous = {number: signal.signal(number, _terminate) for number in handled}

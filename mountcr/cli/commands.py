@@ -40,19 +40,47 @@ def _later(name: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
-def _add(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
+def _add(
+    subparsers: Subparsers, name: str, text: str, *, document: bool = True
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + "."
     )
     parser.set_defaults(run=_later(name))
-    parser.add_argument("--json", action="store_true", help="print the document as JSON")
+    if document:
+        parser.add_argument("--json", action="store_true", help="print the document as JSON")
     return parser
 
 
 def _reference(
     parser: argparse.ArgumentParser, name: str = "reference", metavar: str = "REF"
 ) -> None:
-    parser.add_argument(name, metavar=metavar)
+    given = parser.add_argument(name, metavar=metavar)
+    vars(given)["completer"] = _references
+    _engine_options(parser)
+
+
+def _references(prefix: str, **given: Any) -> list[str]:
+    """Complete a reference; argcomplete calls it, when a shell asks."""
+    completion = importlib.import_module("mountcr.cli.completion")
+    found: list[str] = completion.references(prefix, **given)
+    return found
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", metavar="E", help="ask only this engine, as `E:REF` does: docker, podman, …"
+    )
+    parser.add_argument(
+        "--root",
+        dest="engine_root",
+        metavar="DIR",
+        help="the data root of an engine, instead of the usual ones: /var/lib/docker, …",
+    )
+    parser.add_argument(
+        "--runroot", metavar="DIR", help="the state or exec root that belongs to --root"
+    )
+    parser.add_argument("--namespace", metavar="NS", help="only this namespace of containerd")
     parser.add_argument(
         "--runtime-root",
         action="append",
@@ -95,6 +123,19 @@ def _dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="say what would be done, and do nothing"
     )
+
+
+def _ls(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "ls", "list the containers of every engine, running or not")
+    parser.add_argument(
+        "--size", action="store_true", help="say what each writable layer takes on disk"
+    )
+    _engine_options(parser)
+
+
+def _inspect(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "inspect", "say all that is recorded of a container, and by whom")
+    _reference(parser)
 
 
 def _plan(subparsers: Subparsers) -> None:
@@ -290,6 +331,12 @@ def _demo(subparsers: Subparsers) -> None:
     )
 
 
+def _completion(subparsers: Subparsers) -> None:
+    text = "print a script with which a shell completes commands, options and references"
+    parser = _add(subparsers, "completion", text, document=False)
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
 def _schema(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "schema", "print the JSON Schema of a document")
     parser.add_argument("document", metavar="DOCUMENT", help="plan, facts, graph, manifest, …")
@@ -298,6 +345,8 @@ def _schema(subparsers: Subparsers) -> None:
 def configure(subparsers: Subparsers) -> None:
     """Add every command."""
     for add in (
+        _ls,
+        _inspect,
         _plan,
         _graph,
         _files,
@@ -312,6 +361,7 @@ def configure(subparsers: Subparsers) -> None:
         _images,
         _doctor,
         _demo,
+        _completion,
         _schema,
     ):
         add(subparsers)

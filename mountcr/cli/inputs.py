@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from mountcr.model import Container
 
-__all__ = ["absolute", "choices_of", "container_of", "facts_of", "is_images", "read_facts"]
+__all__ = [
+    "absolute",
+    "choices_of",
+    "container_of",
+    "facts_of",
+    "is_images",
+    "read_facts",
+    "roots_of",
+]
 
 
 def absolute(path: str) -> KPath:
@@ -35,9 +43,24 @@ def is_images(path: str) -> bool:
     return os.path.exists(os.path.join(path, manifests.MANIFEST))
 
 
+def roots_of(arguments: argparse.Namespace) -> Roots:
+    """Say where engines shall look, by the options of a command; all of them may be missing."""
+    given = vars(arguments)
+    data, run = given.get("engine_root") or "", given.get("runroot") or ""
+    if run and not data:
+        raise UsageError(f"--runroot {run} says nothing alone", hint="name the data root: --root")
+    return Roots.of_host(
+        given.get("runtime_root") or (),
+        data=data,
+        run=run,
+        engine=given.get("engine") or "",
+        namespace=given.get("namespace") or "",
+    )
+
+
 def container_of(arguments: argparse.Namespace) -> Container:
     """Find the container that a command is about."""
-    return find(arguments.reference, roots=Roots.of_host(arguments.runtime_root))
+    return find(arguments.reference, roots=roots_of(arguments))
 
 
 def facts_of(arguments: argparse.Namespace, *, thorough: bool = False) -> Facts:

@@ -19,6 +19,7 @@ __all__ = ["documents", "run"]
 def documents() -> dict[str, type[msgspec.Struct]]:
     """Give the type of every document by its name."""
     from mountcr.cli.doctor import DoctorDocument
+    from mountcr.cli.inspect import InspectDocument
     from mountcr.manifest import Manifest
     from mountcr.model import Facts
     from mountcr.operations.cleanup import CleanupResult
@@ -29,6 +30,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.operations.restore import RestoreResult
     from mountcr.operations.verify import VerifyResult
     from mountcr.planning.records import Plan
+    from mountcr.render.containers import ContainersDocument
     from mountcr.render.graph import GraphDocument
     from mountcr.resolution.files import FilesDocument
     from mountcr.rootfs.fingerprint import Fingerprint
@@ -43,6 +45,8 @@ def documents() -> dict[str, type[msgspec.Struct]]:
         "fingerprint": Fingerprint,
         "graph": GraphDocument,
         "images": ImagesResult,
+        "inspect": InspectDocument,
+        "ls": ContainersDocument,
         "manifest": Manifest,
         "plan": Plan,
         "rebuild": RebuildResult,

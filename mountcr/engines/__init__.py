@@ -11,6 +11,7 @@ is described: with its layers, mounts and all else that is recorded of it.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
 
 from mountcr.engines import bundle, oci, pid
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from mountcr.model import Container
 
-__all__ = ["GROUP", "Engine", "Place", "Roots", "engines", "find", "list_containers"]
+__all__ = ["GROUP", "Engine", "Place", "Roots", "engines", "find", "list_containers", "names"]
 
 GROUP: Final = "mountcr.engines"
 """The entry-point group of engines: a name, and a class without arguments that is an `Engine`."""
@@ -94,6 +95,22 @@ def list_containers(roots: Roots | None = None) -> list[Container]:
     asked = (_named(roots.engine, everybody),) if roots.engine else everybody
     known = _known(asked, roots)
     return [by_name[each.engine].describe(each, roots) for each in known]
+
+
+def names(roots: Roots | None = None, *, ids: bool = False) -> list[str]:
+    """
+    Give the words that mean one container each: its name, else its id; with `ids` all ids too.
+
+    A name that several have is spelled `engine:name`.
+    """
+    known = _known(engines(), roots or Roots.of_host())
+    plain = [each.name or each.id for each in known]
+    count = Counter(plain)
+    words = [
+        word if count[word] == 1 else f"{each.engine}:{word}"
+        for each, word in zip(known, plain, strict=True)
+    ]
+    return [*words, *(each.id for each in known if ids and each.name)]
 
 
 def find(reference: str, *, roots: Roots | None = None) -> Container:
