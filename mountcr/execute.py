@@ -87,8 +87,8 @@ class Kernel(Protocol):
         """Make a control group that tasks can be put in; tell whether it had to be made."""
         ...
 
-    def mount_scratch(self, at: KPath) -> None:
-        """Mount an empty tmpfs of 1 MiB over a directory that is made if it is not there."""
+    def mount_scratch(self, at: KPath, options: str) -> None:
+        """Mount an empty tmpfs over a directory that is made if it is not there."""
         ...
 
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
@@ -197,9 +197,9 @@ class Recorder:
         self._record("make_cgroup", path)
         return True
 
-    def mount_scratch(self, at: KPath) -> None:
+    def mount_scratch(self, at: KPath, options: str) -> None:
         """Record."""
-        self._record("mount_scratch", at)
+        self._record("mount_scratch", at, options)
 
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
         """Record; every mountpoint is taken for missing."""

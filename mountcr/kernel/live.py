@@ -167,14 +167,14 @@ class LiveKernel:
                     own.write(source.read())
         return True
 
-    def mount_scratch(self, at: KPath) -> None:
+    def mount_scratch(self, at: KPath, options: str) -> None:
         """
-        Mount an empty tmpfs of 1 MiB over a directory that is made if it is not there.
+        Mount an empty tmpfs over a directory that is made if it is not there.
 
         The directory stays: rmdir(2) would detach what others have mounted on it.
         """
         os.makedirs(decode(at), exist_ok=True)
-        syscalls.mount(b"mountcr", decode(at), b"tmpfs", 0, b"size=1m,mode=700")
+        syscalls.mount(b"mountcr", decode(at), b"tmpfs", 0, options.encode())
 
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
         """

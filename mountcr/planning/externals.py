@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mountcr.graph import MountGraph
     from mountcr.graph.tree import MountTree
     from mountcr.model import Mount, MountId
+    from mountcr.paths import KPath
 
 __all__ = ["CYCLE", "choose_externals", "external_nodes", "given_nodes"]
 
@@ -41,6 +42,7 @@ def choose_externals(
     cgroup_namespace: bool = False,
     named_by_runtime: bool = False,
     own_pipes: Collection[str] = (),
+    own_tmpfs: Collection[KPath] = (),
     given: Given | None = None,
 ) -> tuple[External, ...]:
     """
@@ -49,12 +51,12 @@ def choose_externals(
     `cgroup_namespace` tells that the container has a cgroup namespace of its own;
     `named_by_runtime` that an OCI runtime may restore it, which names every external by its
     mountpoint (runc, libcontainer/criu_linux.go; crun, src/libcrun/criu.c). `own_pipes` are the
-    pipes that tasks of the container read from. What the user told CRIU with `given` is not told
-    again.
+    pipes that tasks of the container read from, `own_tmpfs` the mountpoints on the host of those
+    that its engine has for it alone. What the user told CRIU with `given` is not told again.
     """
     chosen = _choose(
         graph,
-        _Candidates(graph, host, cgroup_namespace, own_pipes, given or Given()),
+        _Candidates(graph, host, cgroup_namespace, own_pipes, own_tmpfs, given or Given()),
     )
     names = Names()
     return tuple(
@@ -142,6 +144,7 @@ class _Candidates(NamedTuple):
     host: MountTree
     cgroup_namespace: bool
     own_pipes: Collection[str]
+    own_tmpfs: Collection[KPath]
     given: Given
 
     def all(self) -> Iterator[_Candidate]:
@@ -176,7 +179,7 @@ class _Candidates(NamedTuple):
 
         CRIU cannot be told of that one alone, and what is below it could not be made before it.
         """
-        found = list(conditions.tmpfs_of_host(self.graph, self.host))
+        found = list(conditions.tmpfs_of_host(self.graph, self.host, own=self.own_tmpfs))
         stacked = {
             self.graph.superblock_of(mount)
             for node, mount in found

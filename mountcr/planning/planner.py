@@ -28,10 +28,11 @@ from mountcr.planning.misreported import find_misreported, rewrites
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
+from mountcr.planning.torn import torn_steps
 from mountcr.planning.unions import assemble_unions, place_unions
 from mountcr.planning.volatile import seen_volatile
 from mountcr.rules import Context, check
-from mountcr.rules.conditions import chroot_of, own_cgroups, own_pipes
+from mountcr.rules.conditions import chroot_of, own_cgroups, own_pipes, own_tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,6 +179,7 @@ def _externals(case: _Situation) -> tuple[External, ...]:
         cgroup_namespace=own_cgroups(facts),
         named_by_runtime=facts.container.bundle is not None,
         own_pipes=own_pipes(facts),
+        own_tmpfs=own_tmpfs(facts.container),
         given=case.given,
     )
     externals = tuple(
@@ -225,6 +227,7 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     before = tuple(_mountpoint_steps(case, case.graph, case.target))
     mode, _ = choose_mode(case.facts, case.choices.cgroups)
     after = (
+        *torn_steps(container, externals, case.host),
         *unions,
         *_external_mountpoint_steps(case.graph, externals),
         *_shared_sources(case.graph, case.host, externals),

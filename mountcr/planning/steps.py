@@ -261,9 +261,14 @@ class CgroupDirectory(_Step, frozen=True, kw_only=True):
 
 
 class Scratch(_Step, frozen=True, kw_only=True):
-    """Mount an empty tmpfs over a directory, whose content ends with the mount namespace."""
+    """
+    Mount an empty tmpfs over a directory, whose content ends with the mount namespace.
+
+    `options` are those of tmpfs(5).
+    """
 
     at: KPath
+    options: str = "size=1m,mode=700"
 
     def describe(self) -> str:
         """Say the step as a noun phrase."""
@@ -271,7 +276,7 @@ class Scratch(_Step, frozen=True, kw_only=True):
 
     def execute(self, kernel: Kernel) -> Undo:
         """Do the step; undoing unmounts."""
-        kernel.mount_scratch(self.at)
+        kernel.mount_scratch(self.at, self.options)
         return lambda: kernel.unmount(self.at)
 
 

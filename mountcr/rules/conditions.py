@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mountcr.graph import MountGraph, Node
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Facts, Mount
+    from mountcr.model import Container, Facts, Mount
     from mountcr.paths import KPath
 
     Found: TypeAlias = Iterator[tuple[Node, Mount]]
@@ -35,6 +35,7 @@ __all__ = [
     "nested_overlays",
     "own_cgroups",
     "own_pipes",
+    "own_tmpfs",
     "tmpfs_of_host",
     "unreachable_masters",
     "unsupported",
@@ -65,6 +66,11 @@ def own_pipes(facts: Facts) -> frozenset[str]:
         for file in task.files
         if file.shown.startswith("pipe:[") and file.flags & os.O_ACCMODE == os.O_RDONLY
     )
+
+
+def own_tmpfs(container: Container) -> frozenset[KPath]:
+    """Give the mountpoints on the host of each tmpfs that an engine has for a container alone."""
+    return frozenset(each.path for each in container.torn_down if each.type == "tmpfs")
 
 
 def unsupported(graph: MountGraph) -> Found:
@@ -124,13 +130,17 @@ def nested_overlays(graph: MountGraph) -> Found:
             yield node, mount
 
 
-def tmpfs_of_host(graph: MountGraph, host: MountTree) -> Found:
+def tmpfs_of_host(graph: MountGraph, host: MountTree, *, own: Collection[KPath] = ()) -> Found:
     """
     F10: a whole tmpfs that is mounted on the host too.
 
     CRIU copies its content into the images, and restores a tmpfs that is cut off from the host's.
+    `own` are mountpoints on the host that an engine has for this container alone: what is mounted
+    nowhere else there is the container's, and goes with it.
     """
     devices = host.devices
+    if own:
+        devices = frozenset(each.dev for each in host.mounts if each.mountpoint not in own)
     for node, mount in graph.of_type("tmpfs"):
         if mount.root == ROOT and mount.mountpoint != ROOT and mount.dev in devices:
             yield node, mount

@@ -11,6 +11,7 @@ from mountcr.graph.superblock import bare_root, short_type
 from mountcr.model import InodeType
 from mountcr.paths import ROOT
 from mountcr.planning.given import ALWAYS_DROPPED, dropped, orphans
+from mountcr.planning.torn import torn_sources
 from mountcr.rules import Found, conditions
 from mountcr.rules.content import own_tmpfs
 from mountcr.rules.mounts import graph_of, refused, remade
@@ -151,7 +152,8 @@ def _root_masters(context: Context) -> Iterator[Found]:
 
 
 def _tmpfs_of_host(context: Context) -> Iterator[tuple[Node, Mount]]:
-    return conditions.tmpfs_of_host(graph_of(context), context.origin)
+    own = conditions.own_tmpfs(context.facts.container)
+    return conditions.tmpfs_of_host(graph_of(context), context.origin, own=own)
 
 
 # --- What is not there any more -------------------------------------------------------------------
@@ -207,6 +209,13 @@ def _emptied_files(context: Context) -> Iterator[Found]:
             yield Found(mount.mountpoint, f"{bare_root(mount)} is unlinked")
 
 
+def _torn_down(context: Context) -> Iterator[Found]:
+    """F14."""
+    for external, torn in torn_sources(context.facts.container, context.externals):
+        if torn.type == "tmpfs":
+            yield Found(external.mountpoint, f"{torn.path} of {context.facts.container.engine}")
+
+
 PREDICATES: Final = {
     "F1": _outside_peers,
     "F3": _copies,
@@ -219,4 +228,5 @@ PREDICATES: Final = {
     "F11": _left_out,
     "F12": _emptied,
     "F13": _emptied_files,
+    "F14": _torn_down,
 }

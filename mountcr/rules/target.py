@@ -39,7 +39,7 @@ def _is_directory(stat: PathStat | None) -> bool:
 
 
 def _sources(context: Context) -> Iterator[Found]:
-    """M3: sources that are unknown, gone, or a directory for a file."""
+    """M3: sources that are unknown, gone and not made again, or a directory for a file."""
     if context.target is None:
         return
     for external in context.externals:
@@ -51,7 +51,8 @@ def _sources(context: Context) -> Iterator[Found]:
             continue
         stat = context.target.sources.get(source)
         if stat is None:
-            yield Found(external.mountpoint, f"{source} is not there")
+            made = any(source == each.path for each in context.facts.container.torn_down)
+            yield Found(external.mountpoint, f"{source} is not there", cured=made)
         elif external.type and (stat.type is InodeType.DIRECTORY) != (
             external.type is InodeType.DIRECTORY
         ):

@@ -24,6 +24,7 @@ from mountcr.model import (
     OpenFile,
     PathStat,
     Severity,
+    TornDown,
     Unseen,
 )
 from mountcr.overlayopts import parse_options
@@ -59,11 +60,21 @@ def with_mounts(*lines: str, host: str = HOST, root: str = ROOT) -> Facts:
     return builders.facts("\n".join([root, PROC, *lines]), host)
 
 
-def recorded(stack: Stack | None = None, *, damage: Damage | None = None) -> Facts:
+def recorded(
+    *lines: str,
+    host: str = HOST,
+    stack: Stack | None = None,
+    damage: Damage | None = None,
+    torn: TornDown | None = None,
+) -> Facts:
     """Facts of such a container, with what its engine says of it."""
-    facts = with_mounts()
-    damages = (damage,) if damage else ()
-    container = msgspec.structs.replace(facts.container, stack=stack, damages=damages)
+    facts = with_mounts(*lines, host=host)
+    container = msgspec.structs.replace(
+        facts.container,
+        stack=stack,
+        damages=(damage,) if damage else (),
+        torn_down=(torn,) if torn else (),
+    )
     return msgspec.structs.replace(facts, container=container)
 
 
@@ -457,8 +468,19 @@ CASES: Final = (
             rootfs=KPath("/bundle/rootfs"),
         ),
     ),
-    Case("M4", "/", recorded(Stack(driver="overlay", lowers=(KPath("/q"),), upper=KPath("/u")))),
+    Case(
+        "M4", "/", recorded(stack=Stack(driver="overlay", lowers=(KPath("/q"),), upper=KPath("/u")))
+    ),
     Case("M17", "/c.json", recorded(damage=Damage(file=KPath("/c.json"), what="no JSON"))),
+    Case(
+        "F14",
+        "/dev/shm",
+        recorded(
+            "12 10 0:70 / /dev/shm rw master:9 - tmpfs shm rw",
+            host=f"{HOST}\n2 1 0:70 / /d/shm rw shared:9 - tmpfs shm rw",
+            torn=TornDown(path=KPath("/d/shm"), type="tmpfs"),
+        ),
+    ),
     Case("M6", "l/ABC", with_mounts(root=ROOT.replace("lowerdir=/l", "lowerdir=l/ABC"))),
     Case("M6", "/", with_mounts(root="10 5 0:50 / / rw - fuse.unknown u rw")),
     Case(
