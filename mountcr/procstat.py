@@ -16,6 +16,7 @@ __all__ = [
     "PF_KTHREAD",
     "ProcessStat",
     "ProcessStatus",
+    "is_same_process",
     "parse_stat",
     "parse_status",
     "printable",
@@ -162,3 +163,16 @@ def _read(pid: int, path: str) -> bytes:
     if not content:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
     return content
+
+
+def is_same_process(pid: int, start_time: int) -> bool:
+    """
+    Tell whether a process still runs that started then, in clock ticks since boot.
+
+    A start time of 0 is not compared. Raises PermissionError where /proc hides it.
+    """
+    try:
+        found = read_stat(pid)
+    except ProcessLookupError:
+        return False
+    return not found.ended and start_time in {0, found.start_time}

@@ -164,11 +164,7 @@ def _records() -> Iterator[_Record]:
 
 def _runs(record: _Record) -> bool:
     """Tell whether the process of a record runs: since then the pid may be another's."""
-    try:
-        stat = procstat.read_stat(record.pid)
-    except ProcessLookupError:
-        return False
-    return not stat.ended and stat.start_time == record.start_time
+    return procstat.is_same_process(record.pid, record.start_time)
 
 
 @contextlib.contextmanager

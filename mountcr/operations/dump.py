@@ -297,11 +297,7 @@ def _perform(work: _Dump, command: tuple[str, ...], there: frozenset[bytes]) -> 
 
 
 def _goes_on(container: Container) -> bool:
-    try:
-        stat = procstat.read_stat(container.pid)
-    except ProcessLookupError:
-        return False
-    return not stat.ended and container.start_time in {0, stat.start_time}
+    return procstat.is_same_process(container.pid, container.start_time)
 
 
 def _await_end(facts: Facts) -> None:

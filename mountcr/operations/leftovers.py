@@ -243,11 +243,7 @@ def _unmount(at: KPath) -> None:
 
 
 def _runs(line: Images) -> bool:
-    try:
-        stat = procstat.read_stat(line.pid)
-    except ProcessLookupError:
-        return False
-    return not stat.ended and line.start_time in {0, stat.start_time}
+    return procstat.is_same_process(line.pid, line.start_time)
 
 
 def _written(directory: bytes) -> list[bytes]:

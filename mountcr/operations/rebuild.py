@@ -48,11 +48,12 @@ from mountcr.planning.steps import (
     Propagation,
     split_preparation,
 )
+from mountcr.procstat import is_same_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from mountcr.planning.records import Plan, Rootfs
+    from mountcr.planning.records import ContainerSummary, Plan, Rootfs
     from mountcr.planning.steps import Step
     from mountcr.rootfs.writer import Progress
     from mountcr.stack import Stack
@@ -79,7 +80,9 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
     Give the root file system of a plan with steps that mount it at `at`, on this host as it is.
 
     What is mounted now decides whether the stack is mounted or what is there is bound. Raises
-    RefusedError when the plan knows no layers, or when the writable layer is in use elsewhere.
+    RefusedError when the plan knows no layers, when the writable layer is in use elsewhere, and
+    when an engine with storage of its own has the container running or mounted, unless nothing
+    of it is written into.
     """
     if plan.rootfs is None:
         refuse(plan, "the rebuild")
@@ -87,6 +90,8 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
     mounted = with_branches_of_all(with_servers_of_all(mountinfo.read()))
     host = MountTree(with_layers_of_all(mounted))
     origin = plan.rootfs.origin
+    if not (plan.choices.upper or plan.choices.driver or plan.choices.readonly):
+        _refuse_engines(plan.container, host)
     for mount, other in holders(origin, host.mounts):
         if other.lowers != origin.lowers and not plan.choices.upper:
             msg = f"upper {origin.upper} is mounted at {mount.mountpoint} with other layers"
@@ -114,6 +119,19 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
         survey=found,
         boot=journal.boot_id(),
     )
+
+
+def _refuse_engines(container: ContainerSummary, host: MountTree) -> None:
+    """Refuse to lend out a writable layer that an engine with storage of its own has in use."""
+    if not container.storage:
+        return
+    hint = f"stop it with {container.engine}, look with --ro, or write into a copy: --upper DIR"
+    label = f"{container.engine}:{container.name or container.id}"
+    if container.pid and is_same_process(container.pid, container.start_time):
+        raise RefusedError(f"{label} runs, pid {container.pid}", hint=hint)
+    mounted = host.lies_on(container.rootfs) if container.rootfs else None
+    if mounted is not None and mounted.mountpoint == container.rootfs:
+        raise RefusedError(f"{label} is still mounted at {container.rootfs}", hint=hint)
 
 
 def _refuse_second_mount(origin: Stack, host: MountTree) -> None:

@@ -157,7 +157,13 @@ def _without_mounts(facts: Facts) -> bool:
 def _summary(facts: Facts) -> ContainerSummary:
     container = facts.container
     return ContainerSummary(
-        id=container.id, engine=container.engine, name=container.name, pid=container.pid
+        id=container.id,
+        engine=container.engine,
+        name=container.name,
+        pid=container.pid,
+        start_time=facts.tasks[0].start_time if facts.tasks else container.start_time,
+        storage=container.storage,
+        rootfs=container.rootfs,
     )
 
 

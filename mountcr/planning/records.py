@@ -38,12 +38,20 @@ class Verdict(StrEnum):
 
 
 class ContainerSummary(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """Which container the plan is for."""
+    """
+    Which container the plan is for.
+
+    `storage` is the storage driver of an engine that has one, and `rootfs` where it mounts.
+    `start_time` is that of the pid, in clock ticks since boot.
+    """
 
     id: str
     engine: str
     name: str = ""
     pid: int = 0
+    start_time: int = 0
+    storage: str = ""
+    rootfs: KPath | None = None
 
 
 class External(Record, frozen=True, kw_only=True, omit_defaults=False, gc=False):
