@@ -11,11 +11,11 @@ where CRIU makes none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mountcr import paths
 from mountcr.criu.options import CgroupMode
-from mountcr.paths import ROOT
+from mountcr.paths import ROOT, KPath
 from mountcr.planning.steps import CgroupDirectory, Step
 
 if TYPE_CHECKING:
@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 
     from mountcr.graph.tree import MountTree
     from mountcr.model import CgroupMember, Facts, Mount
-    from mountcr.paths import KPath
+    from mountcr.planning.records import External
 
-__all__ = ["cgroup_steps", "choose_mode", "crun_restores", "layout"]
+__all__ = [
+    "cgroup_steps",
+    "choose_mode",
+    "crun_restores",
+    "layout",
+    "own_directories",
+    "source_steps",
+]
+
+_MAKING: Final = frozenset({CgroupMode.SOFT, CgroupMode.FULL, CgroupMode.STRICT})
+"""Modes in which CRIU makes the groups of the tasks, before it mounts anything."""
 
 
 def layout(mounts: Iterable[Mount]) -> str:
@@ -83,22 +93,56 @@ def cgroup_steps(
 
     `moved` is where the group of the root task shall be instead, CRIU's `--cgroup-root`.
     """
-    if mode is CgroupMode.IGNORE:
-        return ()
     steps: dict[KPath, Step] = {}
-    for member in own_groups(facts):
+    for member in own_groups(facts) if mode is not CgroupMode.IGNORE else ():
         base = _mounted(member, host)
         if base is None:
             continue
         place = _place(facts, member, moved)
         wanted = _ancestors(place)
-        if mode in {CgroupMode.NONE, CgroupMode.PROPS}:
+        if mode not in _MAKING:
             wanted.append(place)
         for path in wanted:
             directory = paths.join(base, path)
             because = (
                 f"tasks were in {member.path} of {member.controllers or 'the unified hierarchy'}"
             )
+            steps.setdefault(directory, CgroupDirectory(path=directory, because=because))
+    return tuple(steps.values())
+
+
+def own_directories(
+    facts: Facts, host: MountTree, *, moved: KPath | None = None
+) -> dict[KPath, KPath]:
+    """Give the directories on a host of the tasks' own groups, each with that of its hierarchy."""
+    found: dict[KPath, KPath] = {}
+    for member in own_groups(facts):
+        base = _mounted(member, host)
+        if base is not None:
+            found[paths.join(base, _place(facts, member, moved))] = base
+    return found
+
+
+def source_steps(
+    facts: Facts, host: MountTree, mode: CgroupMode, externals: Iterable[External]
+) -> tuple[Step, ...]:
+    """
+    Make the groups that are mounted in the container, where CRIU is told to make none.
+
+    Engines bind the group of a container into it, and remove it when the container ends.
+    """
+    if mode is not CgroupMode.IGNORE:
+        return ()
+    steps: dict[KPath, Step] = {}
+    own = own_directories(facts, host)
+    for external in externals:
+        base = own.get(external.source) if external.source else None
+        if external.source is None or base is None:
+            continue
+        below = KPath("/" + paths.relative_to(external.source, base))
+        for path in (*_ancestors(below), below):
+            directory = paths.join(base, path)
+            because = f"{external.mountpoint} comes from it"
             steps.setdefault(directory, CgroupDirectory(path=directory, because=because))
     return tuple(steps.values())
 

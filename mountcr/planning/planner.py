@@ -17,7 +17,7 @@ from mountcr.graph import MountGraph
 from mountcr.graph.tree import MountTree
 from mountcr.model import Facts, InodeType, Severity
 from mountcr.overlayopts import explicit_options
-from mountcr.planning.cgroups import cgroup_steps, choose_mode
+from mountcr.planning.cgroups import cgroup_steps, choose_mode, source_steps
 from mountcr.planning.choices import RESTORE_ROOT, Choices
 from mountcr.planning.criu import plan_criu
 from mountcr.planning.descriptors import inherited
@@ -238,6 +238,7 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
         *_external_mountpoint_steps(case.graph, externals),
         *_shared_sources(case.graph, case.host, externals),
         *cgroup_steps(case.facts, case.host, mode, moved=case.choices.cgroup_root),
+        *source_steps(case.facts, case.host, mode, externals),
     )
     return msgspec.structs.replace(rootfs, steps=_insert(rootfs.steps, before) + after)
 

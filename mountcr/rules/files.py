@@ -45,6 +45,13 @@ _UNCHECKED: Final = frozenset({"proc", "devpts", "aufs"})
 """Where CRIU does not look at the path, or looks at another one than the kernel shows."""
 
 
+_KEEPS_COUNT: Final = "fuse.fuse-overlayfs"
+"""
+Its server moves an unlinked file that is open into its work directory (fuse-overlayfs 1.10), where
+it still has one link by st_nlink, and link(2) does not give it another.
+"""
+
+
 # --- Which check of CRIU a file fails -------------------------------------------------------------
 
 
@@ -134,6 +141,9 @@ class _Judge:
             return self._ghost(file, detail)
         if name_is_gone(file) or file.missing:
             reachable = tree.lies_on(_directory(file)) is mount
+            if mount.fstype == _KEEPS_COUNT and stat.nlink == 1:
+                unlinked = f"{detail}, unlinked on {mount.fstype}, which gives it no new name"
+                return "L1", self._found(file, unlinked)
             links = f"{detail}, {stat.nlink} other links are left"
             return "L1", self._found(file, links, cured=is_linked(file) and reachable)
         if there is None or (there.dev, there.ino) == (stat.dev, stat.ino):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr.model import InodeType
+from mountcr.planning.cgroups import own_directories
 from mountcr.planning.unions import directories_on_host
 from mountcr.rules import Found
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mountcr.model import PathStat
+    from mountcr.paths import KPath
     from mountcr.planning.files import NamedFile
     from mountcr.rules import Context
     from mountcr.target import TargetFile
@@ -42,6 +44,7 @@ def _sources(context: Context) -> Iterator[Found]:
     """M3: sources that are unknown, gone and not made again, or a directory for a file."""
     if context.target is None:
         return
+    made = _made_again(context)
     for external in context.externals:
         source = external.source
         if external.stack is not None:
@@ -51,12 +54,22 @@ def _sources(context: Context) -> Iterator[Found]:
             continue
         stat = context.target.sources.get(source)
         if stat is None:
-            made = any(source == each.path for each in context.facts.container.torn_down)
-            yield Found(external.mountpoint, f"{source} is not there", cured=made)
+            yield Found(external.mountpoint, f"{source} is not there", cured=source in made)
         elif external.type and (stat.type is InodeType.DIRECTORY) != (
             external.type is InodeType.DIRECTORY
         ):
             yield Found(external.mountpoint, f"{source} is a {stat.type}, it was a {external.type}")
+
+
+def _made_again(context: Context) -> frozenset[KPath]:
+    """
+    Give what an engine took away and the restore makes again.
+
+    That are the groups of the tasks, by CRIU or by the plan, and what the engine is known to
+    remove.
+    """
+    groups = own_directories(context.facts, context.host, moved=context.choices.cgroup_root)
+    return frozenset(groups) | {each.path for each in context.facts.container.torn_down}
 
 
 def _mountpoints(context: Context) -> Iterator[Found]:

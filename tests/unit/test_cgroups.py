@@ -11,7 +11,14 @@ from mountcr.criu.options import CgroupMode
 from mountcr.graph.tree import MountTree
 from mountcr.model import CgroupMember, Facts
 from mountcr.paths import KPath
-from mountcr.planning.cgroups import cgroup_steps, choose_mode, layout
+from mountcr.planning.cgroups import (
+    cgroup_steps,
+    choose_mode,
+    layout,
+    own_directories,
+    source_steps,
+)
+from mountcr.planning.records import External
 
 ROOT = "10 5 0:50 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w"
 V1 = """
@@ -114,3 +121,32 @@ def test_ignored_groups_need_no_directory() -> None:
 def test_hierarchies_that_are_mounted_nowhere_whole() -> None:
     """A part of a hierarchy is no place to make directories in."""
     assert made(facts(V1, OURS, (member(3, "pids", "/a/b"),)), CgroupMode.SOFT) == []
+
+
+def test_where_the_tasks_own_groups_are() -> None:
+    """Each with its hierarchy; one that is mounted in part only is not told."""
+    host = MountTree(ON_V1.host.mounts)
+    assert own_directories(ON_V1, host) == {
+        "/sys/fs/cgroup/cpu,cpuacct/docker/abc": "/sys/fs/cgroup/cpu,cpuacct",
+        "/sys/fs/cgroup/systemd/docker/abc": "/sys/fs/cgroup/systemd",
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "paths"),
+    [(CgroupMode.IGNORE, ["/docker", "/docker/abc"]), (CgroupMode.SOFT, [])],
+)
+def test_groups_that_are_mounted_are_made_where_criu_makes_none(
+    mode: CgroupMode, paths: list[str]
+) -> None:
+    """What an engine bound into the container is there again, whoever makes it."""
+    external = External(
+        mountpoint=KPath("/sys/fs/cgroup/cpu"),
+        key="cpu",
+        source=KPath("/sys/fs/cgroup/cpu,cpuacct/docker/abc"),
+        fstype="cgroup",
+        because="",
+    )
+    steps = source_steps(ON_V1, MountTree(ON_V1.host.mounts), mode, [external])
+    top = "control group /sys/fs/cgroup/cpu,cpuacct"
+    assert [step.describe() for step in steps] == [f"{top}{path}" for path in paths]

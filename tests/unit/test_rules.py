@@ -18,6 +18,7 @@ import pytest
 import builders
 from mountcr.model import (
     Capabilities,
+    CgroupMember,
     Damage,
     FileKind,
     InodeType,
@@ -143,9 +144,24 @@ class Case(NamedTuple):
         return make_plan(self.facts, self.choices, target=self.target, files=files)
 
 
-def restoring(rule: str, where: str, *, cured: bool = False, **fields: object) -> Case:
-    """A restore of a container with one bind and one named file."""
-    return Case(rule, where, with_mounts(BIND), target(**fields), cured=cured)
+def in_group() -> Facts:
+    """A container that has its own control group mounted, as engines do."""
+    facts = with_mounts(
+        "11 10 0:60 /own /c rw - cgroup cgroup rw,cpu",
+        host=f"{HOST}\n2 1 0:60 / /g rw - cgroup cgroup rw,cpu",
+    )
+    group = CgroupMember(hierarchy=1, controllers="cpu", path=KPath("/own"))
+    task = msgspec.structs.replace(facts.tasks[0], cgroups=(group,))
+    return msgspec.structs.replace(facts, tasks=(task,))
+
+
+def restoring(
+    rule: str, where: str, *, cured: bool = False, facts: Facts | None = None, **fields: object
+) -> Case:
+    """A restore of a container with one bind and one named file, or of another one."""
+    if facts:
+        fields["host"] = facts.host
+    return Case(rule, where, facts or with_mounts(BIND), target(**fields), cured=cured)
 
 
 def file_now(**fields: object) -> tuple[TargetFile, ...]:
@@ -540,6 +556,7 @@ CASES: Final = (
     ),
     restoring("M2", "/u", holders=(Holder(mountpoint=KPath("/m"), fstype="overlay", dev="0:98"),)),
     restoring("M3", "/etc/hosts", sources={KPath("/srv/hosts"): None}),
+    restoring("M3", "/c", cured=True, facts=in_group(), sources={KPath("/g/own"): None}),
     restoring("R4", "/etc/hosts", cured=True, mountpoints={KPath("/etc/hosts"): None}),
     restoring("R8", "/etc/conf", files=file_now(size=6)),
     restoring("R9", "/etc/conf", files=file_now(mode=0o100600)),

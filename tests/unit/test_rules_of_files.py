@@ -152,6 +152,8 @@ CASES: Final = (
     Case("L1", "/t/f", held(
         "11 10 0:60 / /t rw - tmpfs t rw", shown=KPath("/t/f"), at_path=None, missing=True)),
     Case("L1", GONE, held(shown=GONE, at_path=None, stat=DIRECTORY)),
+    Case("L1", "/t/f", held("11 10 0:60 / /t rw - fuse.fuse-overlayfs f rw",
+                            shown=KPath("/t/f"), mnt_id=11, at_path=None, missing=True)),
     Case("L2", GONE, ghost(2 * MIB // 512 + 8), cured=True),
     Case("L2", GONE, ghost(1 << 23)),
     Case("L2", GONE, ghost(3 * MIB // 512), choices=given("--ghost-limit", "2M")),
