@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mountcr.cli.inputs import roots_of
 from mountcr.cli.output import print_document, print_table, talk
-from mountcr.engines import list_containers
+from mountcr.engines import survey
 from mountcr.observation.sizes import size_of
-from mountcr.render.containers import ContainersDocument, ListedContainer, table_of_containers
+from mountcr.render.containers import ContainersDocument, listed, table_of_containers
 from mountcr.render.text import printable
 
 if TYPE_CHECKING:
@@ -22,31 +22,20 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every container that an engine knows; what is damaged is named on standard error."""
-    known = list_containers(roots_of(arguments))
-    listed = tuple(_listed(each, size=arguments.size) for each in known)
+    known, damages = survey(roots_of(arguments))
+    rows = tuple(listed(each, size=_size(each) if arguments.size else -1) for each in known)
     if arguments.json:
-        print_document(ContainersDocument(containers=listed))
+        print_document(ContainersDocument(containers=rows))
     else:
-        print_table(table_of_containers(listed, size=arguments.size))
+        print_table(table_of_containers(rows, size=arguments.size))
     for each in known:
         for damage in each.damages:
             talk(printable(f"{each.label}: {damage}"))
+    for engine, damage in damages:
+        talk(printable(f"{engine}: {damage}"))
     return 0
 
 
-def _listed(container: Container, *, size: bool) -> ListedContainer:
+def _size(container: Container) -> int:
     stack = container.stack
-    upper = stack.upper if stack else None
-    return ListedContainer(
-        id=container.id,
-        name=container.name,
-        engine=container.engine,
-        namespace=container.namespace,
-        driver=container.storage,
-        status=container.status,
-        recorded=container.recorded,
-        pid=container.pid,
-        layers=len(stack.lowers) + len(stack.data) if stack else -1,
-        size=size_of(upper) if size and upper else -1,
-        damages=tuple(map(str, container.damages)),
-    )
+    return size_of(stack.upper) if stack and stack.upper else -1

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol, cast
 
 from mountcr.engines import bundle, oci, pid
+from mountcr.engines.containerd import Containerd
+from mountcr.engines.docker import Docker
+from mountcr.engines.lxc import Lxc
 from mountcr.engines.reference import (
     ambiguous,
     as_recorded,
@@ -32,9 +35,20 @@ from mountcr.plugins import offered
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mountcr.model import Container
+    from mountcr.model import Container, Damage
 
-__all__ = ["GROUP", "Engine", "Place", "Roots", "engines", "find", "list_containers", "names"]
+__all__ = [
+    "GROUP",
+    "Engine",
+    "Place",
+    "Roots",
+    "Survey",
+    "engines",
+    "find",
+    "list_containers",
+    "names",
+    "survey",
+]
 
 GROUP: Final = "mountcr.engines"
 """The entry-point group of engines: a name, and a class without arguments that is an `Engine`."""
@@ -61,6 +75,10 @@ class Engine(Protocol):
         """Give one of its containers with all that is recorded of it. Nothing is raised."""
         ...
 
+    def damages(self) -> Sequence[Damage]:
+        """Give what could not be read in the listing before, and is of no one container."""
+        ...
+
     def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:
         """
         Give what a reference means, if that can be told without listing; else None.
@@ -77,15 +95,36 @@ def engines() -> tuple[Engine, ...]:
     Where two have the same name, the built-in one counts. Managers come before the runtimes that
     they use: what both know is the manager's.
     """
-    built_in: tuple[Engine, ...] = (oci.Runc(), oci.Crun(), oci.Youki(), bundle.Bundle(), pid.Pid())
+    built_in: tuple[Engine, ...] = (
+        Docker(),
+        Containerd(),
+        Lxc(),
+        oci.Runc(),
+        oci.Crun(),
+        oci.Youki(),
+        bundle.Bundle(),
+        pid.Pid(),
+    )
     names = {engine.name for engine in built_in}
     others = [made for name, made in offered(GROUP) if name not in names]
     return (*(cast("type[Engine]", made)() for made in others), *built_in)
 
 
+class Survey(NamedTuple):
+    """Every container that an engine knows, once, and what is damaged and of no one container."""
+
+    containers: list[Container]
+    damages: list[tuple[str, Damage]]
+
+
 def list_containers(roots: Roots | None = None) -> list[Container]:
+    """Give the containers of `survey`."""
+    return survey(roots).containers
+
+
+def survey(roots: Roots | None = None) -> Survey:
     """
-    Give every container that an engine knows, described, once.
+    Give every container that an engine knows, described, with damages by engine.
 
     Raises UsageError when the roots name an engine that there is not.
     """
@@ -94,7 +133,9 @@ def list_containers(roots: Roots | None = None) -> list[Container]:
     by_name = {engine.name: engine for engine in everybody}
     asked = (_named(roots.engine, everybody),) if roots.engine else everybody
     known = _known(asked, roots)
-    return [by_name[each.engine].describe(each, roots) for each in known]
+    damages = [(engine.name, damage) for engine in asked for damage in engine.damages()]
+    described = [by_name[each.engine].describe(each, roots) for each in known]
+    return Survey(described, damages)
 
 
 def names(roots: Roots | None = None, *, ids: bool = False) -> list[str]:

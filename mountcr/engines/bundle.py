@@ -19,6 +19,7 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mountcr.container import Damage
     from mountcr.engines.roots import Roots
 
 __all__ = ["Bundle", "is_bundle", "read"]
@@ -38,6 +39,10 @@ class Bundle:
     def describe(self, container: Container, roots: Roots) -> Container:  # noqa: ARG002
         """Add the mounts and annotations of config.json."""
         return with_spec(container)
+
+    def damages(self) -> Sequence[Damage]:
+        """Give nothing: what is damaged is a container's."""
+        return ()
 
     def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:  # noqa: ARG002
         """

@@ -30,6 +30,7 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from mountcr.container import Damage
     from mountcr.engines.roots import Roots
     from mountcr.paths import KPath
 
@@ -56,6 +57,10 @@ class _Runtime:
     def describe(self, container: Container, roots: Roots) -> Container:  # noqa: ARG002 -- the Protocol's
         """Add what the bundle says: the mounts and labels that it asks for."""
         return with_spec(container)
+
+    def damages(self) -> Sequence[Damage]:
+        """Give nothing: what is damaged is a container's."""
+        return ()
 
     def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:
         """Answer nothing: an id or a prefix needs the list."""

@@ -26,6 +26,7 @@ from mountcr.procstat import ProcessStat, ProcessStatus, read_stat, read_status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mountcr.container import Damage
     from mountcr.engines.roots import Roots
 
 __all__ = ["PID_MAX", "Pid", "ensure_running", "is_pid", "of_group", "read"]
@@ -50,6 +51,10 @@ class Pid:
     def describe(self, container: Container, roots: Roots) -> Container:  # noqa: ARG002
         """Add the control group, whose path often has the id that an engine knows it by."""
         return _with_group(container)
+
+    def damages(self) -> Sequence[Damage]:
+        """Give nothing: what is damaged is a container's."""
+        return ()
 
     def lookup(self, reference: str, roots: Roots) -> Sequence[Container] | None:  # noqa: ARG002
         """

@@ -8,6 +8,7 @@ Nothing here lists containers or looks at a process; that has been done before, 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from mountcr.errors import AmbiguousError, NotFoundError
 from mountcr.paths import KPath, decode, join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mountcr.model import Container
 
@@ -36,36 +37,60 @@ RUNTIMES: Final = frozenset({"runc", "crun", "youki"})
 """Engines that others have start containers for them."""
 
 _NO_MANAGERS: Final = RUNTIMES | {"bundle", "pid"}
+_NAMESPACED: Final = "containerd"
+"""The engine that has the same id in several namespaces; in `moby` are Docker's containers."""
+
+_FREE_IDS: Final = frozenset({_NAMESPACED, "lxc"})
+"""Managers that let people choose ids, which another container may have by chance."""
+
+_RANDOM: Final = re.compile("[0-9a-f]{64}")
 _SHOWN: Final = 10
 _LIKE: Final = 0.6
 
 
 def once(containers: Iterable[Container]) -> list[Container]:
     """
-    Drop containers that an earlier one is: with the same process, or a runtime's with the same id.
+    Drop containers that an earlier one is: with the same process, or started for it under its id.
 
-    A manager comes before the runtime that it has start its containers under their ids.
+    A manager comes before the runtime, or the containerd, that it has start its containers.
     """
     processes: set[int] = set()
     managed: set[str] = set()
+    bundles: set[KPath | None] = set()
     kept: list[Container] = []
     for container in containers:
-        started = container.engine in RUNTIMES
-        if container.engine not in _NO_MANAGERS:
-            managed.add(container.id)
-        if (started and container.id in managed) or (container.pid and container.pid in processes):
+        started = container.engine in RUNTIMES or _is_of_docker(container)
+        if started and (container.id in managed or container.bundle in bundles):
             continue
+        if container.pid and container.pid in processes:
+            continue
+        if _has_its_id_alone(container):
+            managed.add(container.id)
+        elif container.engine in _FREE_IDS and container.bundle:
+            bundles.add(container.bundle)
         processes.add(container.pid)
         kept.append(container)
     return kept
 
 
+def _is_of_docker(container: Container) -> bool:
+    return container.engine == _NAMESPACED and container.namespace == "moby"
+
+
+def _has_its_id_alone(container: Container) -> bool:
+    """Tell whether what a runtime keeps under the same id is this container."""
+    if container.engine in _NO_MANAGERS:
+        return False
+    return container.engine not in _FREE_IDS or bool(_RANDOM.fullmatch(container.id))
+
+
 def distinct(containers: Iterable[Container]) -> list[Container]:
     """Drop containers that are the same record as an earlier one, or have the same process."""
-    kept: dict[tuple[str, str, KPath | None, KPath | None], Container] = {}
+    kept: dict[tuple[str, str, str, KPath | None, KPath | None], Container] = {}
     for container in once(containers):
         place = None if container.state_root else container.bundle
-        kept.setdefault((container.engine, container.id, container.state_root, place), container)
+        key = (container.engine, container.namespace, container.id, container.state_root, place)
+        kept.setdefault(key, container)
     return list(kept.values())
 
 
@@ -117,15 +142,12 @@ def labels(containers: Sequence[Container]) -> list[str]:
     """
     Give a reference for each container that means this one and no other of them.
 
-    It is `engine:id`, but `bundle:PATH` for a bundle, and `engine:ROOT/id` where two runtime roots
-    hold the same id.
+    It is `engine:id`, but `bundle:PATH` for a bundle, `engine:NAMESPACE/id` where two namespaces
+    have the same id, and `engine:ROOT/id` or `engine:ROOT/NAMESPACE/id` where two roots have.
     """
-    plain = [f"{c.engine}:{c.id}" for c in containers]
-    count = Counter(plain)
-    return [
-        _precise(container, label) if count[label] > 1 or not container.state_root else label
-        for container, label in zip(containers, plain, strict=True)
-    ]
+    spellings = [list(_spellings(container)) for container in containers]
+    count = Counter(label for each in spellings for label in set(each))
+    return [next((one for one in each if count[one] == 1), each[-1]) for each in spellings]
 
 
 def ambiguous(reference: str, candidates: Sequence[Container]) -> AmbiguousError:
@@ -150,13 +172,19 @@ def not_found(
     )
 
 
-def _precise(container: Container, label: str) -> str:
-    """Spell a container by where it is kept."""
+def _spellings(container: Container) -> Iterator[str]:
+    """Spell a container, from the shortest reference to the one that says where it is kept."""
     if container.state_root:
-        return f"{container.engine}:{join(container.state_root, container.id)}"
-    if container.bundle and not container.pid:
-        return f"{container.engine}:{container.bundle}"
-    return label
+        yield f"{container.engine}:{container.id}"
+        kept = container.state_root
+        if container.engine == _NAMESPACED:
+            yield f"{container.engine}:{container.namespace}/{container.id}"
+            kept = join(kept, container.namespace)
+        yield f"{container.engine}:{join(kept, container.id)}"
+    elif container.bundle and not container.pid:
+        yield f"{container.engine}:{container.bundle}"
+    else:
+        yield f"{container.engine}:{container.id}"
 
 
 def _similar(word: str, known: Sequence[Container]) -> list[str]:

@@ -20,6 +20,7 @@ __all__ = [
     "CONTAINERS_SCHEMA",
     "ContainersDocument",
     "ListedContainer",
+    "listed",
     "outline_container",
     "table_of_containers",
 ]
@@ -63,6 +64,24 @@ class ContainersDocument(Record, frozen=True, kw_only=True, omit_defaults=False)
 
     schema: str = CONTAINERS_SCHEMA
     containers: tuple[ListedContainer, ...]
+
+
+def listed(container: Container, *, size: int = -1) -> ListedContainer:
+    """Give the line of a container, whose writable layer takes so many bytes."""
+    stack = container.stack
+    return ListedContainer(
+        id=container.id,
+        name=container.name,
+        engine=container.engine,
+        namespace=container.namespace,
+        driver=container.storage,
+        status=container.status,
+        recorded=container.recorded,
+        pid=container.pid,
+        layers=len(stack.lowers) + len(stack.data) if stack else -1,
+        size=size,
+        damages=tuple(map(str, container.damages)),
+    )
 
 
 def table_of_containers(containers: Iterable[ListedContainer], *, size: bool = False) -> Table:

@@ -24,6 +24,9 @@ class Box:
     def containers(self, roots):
         return [Container(id="b1", engine="box", name="web")]
 
+    def damages(self):
+        return []
+
     def describe(self, container, roots):
         return container
 

@@ -14,7 +14,7 @@ import pytest
 from mountcr.cli import main
 
 if TYPE_CHECKING:
-    from tests.unit.engines.conftest import Host
+    from unit.engines.conftest import Host
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mountcr.engines import Roots, find, list_containers
+from mountcr.engines import Roots, engines, find, list_containers
 from mountcr.errors import AmbiguousError, DocumentError, NotFoundError, UsageError
 from mountcr.paths import encode
 
@@ -80,7 +80,9 @@ def test_unknown_engines_are_listed() -> None:
     """A word before a colon is an engine, or an error that names them all."""
     with pytest.raises(UsageError, match="no engine is called podmen") as raised:
         find("podmen:web", roots=NOTHING)
-    assert raised.value.hint == "engines are runc, crun, youki, bundle, pid"
+    known = ", ".join(engine.name for engine in engines())
+    assert raised.value.hint == f"engines are {known}"
+    assert known.endswith("runc, crun, youki, bundle, pid")
 
 
 @pytest.mark.parametrize("reference", ["", "runc:", "pid:"])

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+containerd's own database: `meta.db`, with namespaces, and their containers and snapshots.
+
+Its buckets are those of core/metadata/buckets.go of containerd 2.0, the same since 1.1:
+`v1/NAMESPACE/containers/ID` and `v1/NAMESPACE/snapshots/SNAPSHOTTER/KEY`, whose `name` is what the
+snapshotter calls the snapshot.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mountcr import bolt
+from mountcr.errors import DocumentError
+from mountcr.paths import encode
+
+if TYPE_CHECKING:
+    from mountcr.bolt import Bucket
+
+__all__ = ["Flaw", "Listing", "Row", "complaint", "read", "snapshot_name", "text"]
+
+_VERSION: Final = b"v1"
+
+
+class Flaw(NamedTuple):
+    """What is wrong with a field of a database."""
+
+    field: str
+    what: str
+
+
+class Row(NamedTuple):
+    """
+    A container of a database.
+
+    `field` is its bucket. `key` is the snapshot that its root file system is, by its name in
+    `snapshotter`, and `snapshot` the name that the snapshotter itself has for it; `runtime_options`
+    and `spec` are wrapped (`mountcr.engines.containerd.wire`).
+    """
+
+    namespace: str
+    id: str
+    field: str
+    image: str = ""
+    snapshotter: str = ""
+    key: str = ""
+    snapshot: str = ""
+    sandbox: str = ""
+    runtime_options: bytes = b""
+    spec: bytes = b""
+    labels: dict[str, str] = {}
+    flaws: tuple[Flaw, ...] = ()
+
+
+class Listing(NamedTuple):
+    """What a database says; with `flaws` of its own, not all containers may be in it."""
+
+    rows: list[Row]
+    flaws: list[Flaw]
+
+
+def read(file: str, namespace: str = "") -> Listing:
+    """Read the containers of a database, of one namespace or of all; nothing is raised."""
+    try:
+        return bolt.read(encode(file), lambda bucket: _listing(bucket, namespace))
+    except (DocumentError, OSError) as error:
+        return Listing([], [Flaw("", complaint(error, file))])
+
+
+def snapshot_name(file: str, namespace: str, snapshotter: str, key: str) -> str | None:
+    """
+    Give the name that a snapshotter has for a snapshot, None if there is no such snapshot.
+
+    Raises DocumentError or OSError.
+    """
+    keys = [namespace.encode(), b"snapshots", snapshotter.encode(), key.encode()]
+
+    def name(bucket: Bucket) -> str | None:
+        found = bucket.bucket(_VERSION, *keys)
+        return None if found is None else text(found, b"name")
+
+    return bolt.read(encode(file), name)
+
+
+def complaint(error: Exception, file: str) -> str:
+    """Say what is wrong without the name of the file, which stands beside it."""
+    if isinstance(error, OSError):
+        return error.strerror or "cannot be read"
+    return str(error).removeprefix(encode(file)).lstrip(": ")
+
+
+def text(bucket: Bucket, key: bytes) -> str:
+    """Give a value as text, empty where there is none."""
+    return _spell(bucket.get(key) or b"")
+
+
+def _spell(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")
+
+
+def _listing(bucket: Bucket, namespace: str) -> Listing:
+    found = Listing([], [])
+    top = bucket.bucket(_VERSION)
+    if top is None:
+        found.flaws.append(Flaw("v1", "is missing; containerd since 1.0 has it"))
+        return found
+    try:
+        for key, space in top.buckets():
+            if not namespace or key == namespace.encode():
+                _add(found, _spell(key), space)
+    except DocumentError as error:
+        found.flaws.append(Flaw("v1", _what(error)))
+    return found
+
+
+def _add(found: Listing, namespace: str, space: Bucket) -> None:
+    """Add the containers of a namespace, up to the first page that is damaged."""
+    field = f"v1/{namespace}/containers"
+    try:
+        containers = space.bucket(b"containers")
+        for key, bucket in containers.buckets() if containers else ():
+            found.rows.append(_row(namespace, _spell(key), bucket, space))
+    except DocumentError as error:
+        found.flaws.append(Flaw(field, _what(error)))
+
+
+def _row(namespace: str, name: str, bucket: Bucket, space: Bucket) -> Row:
+    """Read a container; from a page that is damaged on, nothing of it is known."""
+    row = Row(namespace, name, f"v1/{namespace}/containers/{name}")
+    try:
+        values = dict(bucket.pairs())
+        labels, runtime = bucket.bucket(b"labels"), bucket.bucket(b"runtime")
+        row = row._replace(
+            image=_spell(values.get(b"image", b"")),
+            snapshotter=_spell(values.get(b"snapshotter", b"")),
+            key=_spell(values.get(b"snapshotKey", b"")),
+            sandbox=_spell(values.get(b"sandboxid", b"")),
+            spec=values.get(b"spec", b""),
+            labels={_spell(key): _spell(value) for key, value in labels.pairs()} if labels else {},
+            runtime_options=(runtime.get(b"options") or b"") if runtime else b"",
+        )
+    except DocumentError as error:
+        return row._replace(flaws=(Flaw(row.field, _what(error)),))
+    return _with_snapshot(row, space)
+
+
+def _with_snapshot(row: Row, space: Bucket) -> Row:
+    """Add the name that the snapshotter has for the snapshot of a container."""
+    if not row.key:
+        return row
+    field = f"v1/{row.namespace}/snapshots/{row.snapshotter}/{row.key}"
+    try:
+        keys = row.snapshotter.encode(), row.key.encode()
+        found = space.bucket(b"snapshots", *keys) if all(keys) else None
+        if found is None:
+            return row._replace(flaws=(Flaw(field, f"is missing; {row.field} names it"),))
+        name = text(found, b"name")
+    except DocumentError as error:
+        return row._replace(flaws=(Flaw(field, _what(error)),))
+    if not name:
+        return row._replace(flaws=(Flaw(f"{field}/name", "is missing"),))
+    return row._replace(snapshot=name)
+
+
+def _what(error: DocumentError) -> str:
+    """Say what is wrong with a page; the file stands before the first colon."""
+    return str(error).partition(": ")[2] or str(error)
