@@ -2,7 +2,7 @@
 """
 Real engines: a container of each is dumped, rebuilt and restored while its engine is down.
 
-`python -m live [--only podman-overlay] [--by-name] [--keep]`, as root; `tools/provision --engines`
+`python -m live [--only podman-overlay] [--by-pid] [--keep]`, as root; `tools/provision --engines`
 installs the engines. One that is missing is skipped, or has failed if MOUNTCR_REQUIRE names
 `engines`. Prints what each engine takes away when its container dies, then a table, and ends with 1
 if one failed.
@@ -87,7 +87,7 @@ def main(words: list[str] | None = None) -> int:
     """Run as the command line says; 0 when nothing failed."""
     parser = argparse.ArgumentParser(prog="live", description=(__doc__ or "").split("\n")[1])
     parser.add_argument("--only", type=_variants, default=[*VARIANTS], help="variant,...")
-    parser.add_argument("--by-name", action="store_true", help="tell mountcr no pid, but a name")
+    parser.add_argument("--by-pid", action="store_true", help="tell mountcr the pid and no name")
     parser.add_argument("--keep", action="store_true", help="keep the files of each variant")
     options = parser.parse_args(words)
     if os.geteuid() != 0:
@@ -105,7 +105,7 @@ def main(words: list[str] | None = None) -> int:
                 outcome.failed["run"] = reason
         else:
             outcome = round_trip(
-                variant, make, refused=refused, by_name=options.by_name, keep=options.keep
+                variant, make, refused=refused, by_name=not options.by_pid, keep=options.keep
             )
         outcomes.append(outcome)
         _say(f"{variant}: {outcome.verdict}")

@@ -43,6 +43,7 @@ class Containerd(Engine):
     def __init__(self, ground: Ground, snapshotter: str, *, tidied: bool = False) -> None:
         super().__init__(ground)
         self._tidied = tidied
+        self.keeps_mounted = not tidied
         self._top = ground.top / "containerd"
         self._snapshotter = snapshotter
         self._daemon = 0

@@ -52,12 +52,16 @@ class Engine(ABC):
     An engine with private roots below the scratch directory of a ground.
 
     `word` is what mountcr calls it, `programs` are what it needs on PATH, `outside` what they make
-    elsewhere, a directory before what is in it.
+    elsewhere, a directory before what is in it. One with storage of its own `keeps_mounted` what
+    the root of a dead container is, or not. One that `forgets` a container has no record of it when
+    it was tidied.
     """
 
     word: str
     programs: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    keeps_mounted: bool = False
+    forgets: bool = False
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground

@@ -37,6 +37,7 @@ class Runc(Engine):
     def __init__(self, ground: Ground, *, tidied: bool = False) -> None:
         super().__init__(ground)
         self._tidied = tidied
+        self.forgets = tidied
         self._bundle = ground.top / "bundle"
         self._program = shutil.which(self.programs[0]) or self.programs[0]
         self._group = f"mountcr-live-{os.getpid()}"

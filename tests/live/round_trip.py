@@ -54,6 +54,20 @@ class _Plan(msgspec.Struct):
     findings: list[_Finding]
 
 
+class _Row(msgspec.Struct):
+    id: str
+    engine: str
+    status: str
+    layers: int
+    damages: list[str]
+
+
+class _Listed(msgspec.Struct):
+    """What `mountcr ls` knows."""
+
+    containers: list[_Row]
+
+
 class _Restored(msgspec.Struct):
     pid: int
     announced: bool
@@ -101,7 +115,7 @@ def round_trip(
     make: Callable[[Ground], Engine],
     *,
     refused: bool = False,
-    by_name: bool = False,
+    by_name: bool = True,
     keep: bool = False,
 ) -> Outcome:
     """
@@ -150,9 +164,11 @@ class _Trip:
         if not self._dump(reference, running):
             return
         with self.outcome.step("plan down"):
+            if not self.engine.forgets:
+                self._is_listed(running, reference)
             self._plan(self.images, "--for", "restore")
         with self.outcome.step("rebuild"):
-            self._rebuild()
+            self._rebuild(lent=by_name and self.engine.keeps_mounted)
         with self.outcome.step("restore"):
             self._restore()
 
@@ -187,11 +203,28 @@ class _Trip:
         before = _count(_root(running.pid))
         wait(lambda: _count(_root(running.pid)) > before, "the counter to go on")
 
-    def _rebuild(self) -> None:
+    def _is_listed(self, running: Running, reference: Reference) -> None:
+        """Claim that the dead container is on the list of its engine, and what it is made of."""
+        said = self._mountcr("ls", "--json", *reference.options)
+        known = msgspec.json.decode(said, type=_Listed).containers
+        found = [each for each in known if each.id == running.id]
+        if len(found) != 1 or found[0].status != "stopped":
+            raise Trouble(f"mountcr ls: {running.id} is not there once, and stopped: {found}")
+        if found[0].engine != self.engine.word or found[0].damages:
+            raise Trouble(f"mountcr ls: {found[0]}")
+
+    def _rebuild(self, *, lent: bool) -> None:
+        """Rebuild; what the engine has mounted, it does not lend out to be written into."""
         at = self.ground.top / "rebuilt"
         at.mkdir()
         before = mounts_of(self.ground.top)
-        self._mountcr("rebuild", self.images, "--at", at, "--json")
+        words = ["rebuild", self.images, "--at", at, "--json"]
+        if lent:
+            status, _, complaint = self._start(*words)
+            if status != _REFUSED:
+                raise Trouble(f"exit status {status}, it was to be refused\n{complaint}")
+            words.append("--ro")
+        self._mountcr(*words)
         try:
             self.outcome.before = _count(at)
             _is_image(at)
