@@ -29,6 +29,7 @@ from mountcr.engines.reference import (
     once,
 )
 from mountcr.engines.roots import Place, Roots
+from mountcr.engines.storage import Buildah, CriO, Podman
 from mountcr.errors import MountcrError, UsageError
 from mountcr.plugins import offered
 
@@ -99,6 +100,9 @@ def engines() -> tuple[Engine, ...]:
         Docker(),
         Containerd(),
         Lxc(),
+        Podman(),
+        CriO(),
+        Buildah(),
         oci.Runc(),
         oci.Crun(),
         oci.Youki(),

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Engines whose containers lie in containers/storage: podman, CRI-O and buildah.
+
+They share the storage, its lists and its layers, and tell their containers apart by what each
+writes into its entries. All is read from files; no lock is taken, and no engine is asked.
+"""
+
+from __future__ import annotations
+
+from mountcr.engines.storage.buildah import Buildah
+from mountcr.engines.storage.crio import CriO
+from mountcr.engines.storage.podman import Podman
+
+__all__ = ["Buildah", "CriO", "Podman"]
