@@ -60,8 +60,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Give the parser with every command."""
+def build_parser(word: str = "") -> argparse.ArgumentParser:
+    """Give the parser with every command, or with the one that a command line begins with."""
     parser = _Parser(
         prog="mountcr",
         description="Where a container's files come from, and how to put them back.",
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mountcr {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    commands.configure(subparsers)
+    commands.configure(subparsers, word)
     return parser
 
 
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit status. Never raises, but for SystemExit of the parser."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     own, criu_options = _split(arguments)
-    parser = build_parser()
+    parser = build_parser(*own[:1])
     if _COMPLETING in os.environ:
         from mountcr.cli import completion
 

@@ -8,7 +8,7 @@ The modules behind the commands are imported when a command runs.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mountcr.interrupts import held_back
 
@@ -46,7 +46,7 @@ def _add(
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + "."
     )
-    parser.set_defaults(run=_later(name))
+    parser.set_defaults(run=_later(name.replace("-", "_")))
     if document:
         parser.add_argument("--json", action="store_true", help="print the document as JSON")
     return parser
@@ -74,11 +74,16 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root",
         dest="engine_root",
+        action="append",
         metavar="DIR",
-        help="the data root of an engine, instead of the usual ones: /var/lib/docker, …",
+        help="the data root of an engine, instead of the usual ones: /var/lib/docker, …; can be "
+        "given several times",
     )
     parser.add_argument(
-        "--runroot", metavar="DIR", help="the state or exec root that belongs to --root"
+        "--runroot",
+        action="append",
+        metavar="DIR",
+        help="the state or exec root that belongs to the --root of the same place",
     )
     parser.add_argument("--namespace", metavar="NS", help="only this namespace of containerd")
     parser.add_argument(
@@ -317,6 +322,22 @@ def _rewriting(parser: argparse.ArgumentParser, option: str, metavar: str, text:
     )
 
 
+def _docker_cr(subparsers: Subparsers) -> None:
+    text = "checkpoint or restore a container of Docker, called as docker_cr.sh is"
+    parser = _add(subparsers, "docker-cr", text, document=False)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("-c", "--checkpoint", action="store_true", help="checkpoint the container")
+    action.add_argument("-r", "--restore", action="store_true", help="restore the container")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what is planned, too")
+    parser.add_argument("--runroot", metavar="DIR", help="Docker's exec root, if not /run/docker")
+    parser.add_argument("container", nargs="?", metavar="ID", help="asked for when it is not given")
+    parser.epilog = (
+        "Variables: DOCKER_HOME (/var/lib/docker), CRIU_IMG_DIR ($DOCKER_HOME/criu_img), "
+        "CRIU_BINARY, DOCKERINIT_BINARY (where /.dockerinit comes from, for old Dockers). "
+        "DOCKER_BINARY is not needed: Docker is not asked."
+    )
+
+
 def _doctor(subparsers: Subparsers) -> None:
     _add(subparsers, "doctor", "probe what this kernel, CRIU and libmount can do")
 
@@ -342,8 +363,8 @@ def _schema(subparsers: Subparsers) -> None:
     parser.add_argument("document", metavar="DOCUMENT", help="plan, facts, graph, manifest, …")
 
 
-def configure(subparsers: Subparsers) -> None:
-    """Add every command."""
+_COMMANDS: Final = {
+    add.__name__.strip("_").replace("_", "-"): add
     for add in (
         _ls,
         _inspect,
@@ -359,9 +380,16 @@ def configure(subparsers: Subparsers) -> None:
         _verify,
         _convert,
         _images,
+        _docker_cr,
         _doctor,
         _demo,
         _completion,
         _schema,
-    ):
+    )
+}
+
+
+def configure(subparsers: Subparsers, word: str = "") -> None:
+    """Add every command, or only the one that is called by a word: each takes its time."""
+    for add in (_COMMANDS[word],) if word in _COMMANDS else _COMMANDS.values():
         add(subparsers)

@@ -46,9 +46,10 @@ def is_images(path: str) -> bool:
 def roots_of(arguments: argparse.Namespace) -> Roots:
     """Say where engines shall look, by the options of a command; all of them may be missing."""
     given = vars(arguments)
-    data, run = given.get("engine_root") or "", given.get("runroot") or ""
-    if run and not data:
-        raise UsageError(f"--runroot {run} says nothing alone", hint="name the data root: --root")
+    data, run = given.get("engine_root") or (), given.get("runroot") or ()
+    if len(run) > len(data):
+        msg = f"--runroot {run[len(data)]} belongs to no --root"
+        raise UsageError(msg, hint="name the data root that it belongs to, in the same order")
     return Roots.of_host(
         given.get("runtime_root") or (),
         data=data,

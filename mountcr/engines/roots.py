@@ -9,6 +9,7 @@ that was named has its layout; here is only what was said to all of them.
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from mountcr.paths import KPath, decode, encode
@@ -64,8 +65,8 @@ class Roots(Record, frozen=True, kw_only=True):
         extra: Iterable[str] = (),
         environ: Mapping[str, str] | None = None,
         *,
-        data: str = "",
-        run: str = "",
+        data: Iterable[str] = (),
+        run: Iterable[str] = (),
         engine: str = "",
         namespace: str = "",
     ) -> Roots:
@@ -74,7 +75,8 @@ class Roots(Record, frozen=True, kw_only=True):
 
         Runtime roots are `extra` and, separated by colons, the variable MOUNTCR_RUNTIME_ROOT, then
         those that the runtimes take unless told otherwise. Those of a user who is not root lie in
-        $XDG_RUNTIME_DIR, or /run/user/<uid> where that is not set. `data` and `run` are one place.
+        $XDG_RUNTIME_DIR, or /run/user/<uid> where that is not set. `data` are the data roots of
+        engines; `run` are what belongs to them, in their order, as far as it is given.
         """
         environ = os.environ if environ is None else environ
         named = [*extra, *environ.get(_EXTRA_ROOTS, "").split(":")]
@@ -84,10 +86,14 @@ class Roots(Record, frozen=True, kw_only=True):
             bases.append(environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}")
         usual = [f"{base}/{runtime}" for base in bases for runtime in _RUNTIMES]
         found = [*(os.path.abspath(root) for root in named if root), *usual]
-        place = Place(data=_absolute(data), run=_absolute(run) if run else None) if data else None
+        pairs = zip_longest(data, run)
         return cls(
             runtime=tuple(encode(root) for root in found),
-            places=(place,) if place else (),
+            places=tuple(
+                Place(data=_absolute(place), run=_absolute(own) if own else None)
+                for place, own in pairs
+                if place
+            ),
             usual=True,
             environ=dict(environ),
             engine=engine,
