@@ -19,7 +19,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -278,7 +277,7 @@ def make_directory(path: bytes, mode: int = 0o755, *, tree: bool = False) -> Non
         os.mkdir(path, mode)
         return
     parent, _ = os.path.split(path.rstrip(b"/"))
-    partial = os.path.join(parent, b"." + secrets.token_hex(8).encode() + PARTIAL)
+    partial = os.path.join(parent, b"." + os.urandom(8).hex().encode() + PARTIAL)
     try:
         make_partial(partial, path, mode, tree=tree)
         try:

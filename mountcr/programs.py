@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import CapabilityError
 
-__all__ = ["DEFAULT_PREFIX", "find_program", "locate_program", "prefix"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["DEFAULT_PREFIX", "find_program", "locate_program", "prefix", "which"]
 
 DEFAULT_PREFIX: Final = "/opt/mountcr"
 """Where `tools/provision` puts programs unless $MOUNTCR_PREFIX says otherwise."""
@@ -22,8 +24,19 @@ def prefix() -> str:
 
 def find_program(name: str) -> str | None:
     """Give the path of a program, None when there is none."""
-    places = [f"{prefix()}/bin", os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
-    return shutil.which(name, path=os.pathsep.join(places))
+    return which(name, [f"{prefix()}/bin", *os.get_exec_path(), "/usr/sbin", "/sbin"])
+
+
+def which(name: str, directories: Sequence[str] | None = None) -> str | None:
+    """
+    Give the path of a program in directories, those of PATH unless others are given.
+
+    A name with a slash is a path. None when there is none. As shutil.which, whose module loads
+    compressors.
+    """
+    places = os.get_exec_path() if directories is None else directories
+    paths = [name] if "/" in name else [os.path.join(each, name) for each in places]
+    return next((each for each in paths if os.path.isfile(each) and os.access(each, os.X_OK)), None)
 
 
 def locate_program(name: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
 
@@ -53,10 +52,10 @@ def candidates() -> tuple[str, ...]:
     """
     named = os.environ.get("MOUNTCR_CRIU")
     if named:
-        return (shutil.which(named) or named,)
+        return (programs.which(named) or named,)
     prefixes = (os.environ.get("MOUNTCR_PREFIX"), programs.DEFAULT_PREFIX)
     found = [f"{prefix}/bin/criu" for prefix in prefixes if prefix]
-    in_path = shutil.which("criu")
+    in_path = programs.which("criu")
     return tuple(dict.fromkeys([*found, in_path] if in_path else found))
 
 

@@ -8,7 +8,6 @@ has no words for. Nothing here opens a file or starts a process.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from enum import StrEnum
@@ -248,6 +247,8 @@ def rpc_json(options: CriuOptions) -> str:
     fields = _named(to_request(bare, -1).options)
     fields.pop("images_dir_fd")
     document = {"images_dir": _utf8(paths.decode(options.images)), **fields}
+    import json  # of no use for the other dialects
+
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -216,7 +215,7 @@ def _remove(parent: int, temporary: bytes, above: bytes, state: str) -> None:
 
 def _beside(name: bytes) -> bytes:
     """Give a name that nothing has, and that says what it belongs to."""
-    return _stem(name) + secrets.token_hex(4).encode()
+    return _stem(name) + os.urandom(4).hex().encode()
 
 
 def _stem(name: bytes) -> bytes:

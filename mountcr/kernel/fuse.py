@@ -18,7 +18,6 @@ import errno
 import fcntl
 import os
 import resource
-import secrets
 import select
 import signal
 import socket
@@ -87,7 +86,7 @@ def mount_fuse(
             hint = "the image was removed since the dump; pull it again, by digest"
             raise StepError(msg, errno=errno.ENOENT, hint=hint)
     os.makedirs(decode(SERVERS), exist_ok=True)
-    mountpoint = paths.join(SERVERS, secrets.token_hex(8))
+    mountpoint = paths.join(SERVERS, os.urandom(8).hex())
     command = [os.fsencode(program), *map(decode, arguments), decode(mountpoint)]
     needed = (*layers, encode(program), *map(KPath, _KEPT))
     fds: list[int] = []

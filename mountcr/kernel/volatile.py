@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from mountcr.errors import StepError
@@ -54,5 +53,7 @@ def remove_marker(path: KPath, identity: str) -> bool:
         msg = f"{path} is not of the mount that was dumped: the layer was mounted volatile since"
         hint = "if there was no crash since, remove that directory; else write into a copy: --upper"
         raise StepError(msg, errno=errno.EINVAL, hint=hint)
+    import shutil  # loads compressors; few overlays are volatile
+
     shutil.rmtree(decode(path))
     return True

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from mountcr import mountinfo
 from mountcr.criu import binary
@@ -16,6 +15,7 @@ from mountcr.observation.aufs import with_branches_of_all
 from mountcr.observation.fuse import with_servers_of_all
 from mountcr.observation.layers import with_layers_of_all
 from mountcr.observation.tasks import cgroups, namespaces
+from mountcr.programs import which
 
 __all__ = ["observe_host"]
 
@@ -29,7 +29,7 @@ def observe_host(*, criu: Criu | None = None) -> Host:
     unions need, which takes microseconds, and the programs that CRIU starts to copy a tmpfs are
     looked for.
     """
-    copying = {name: shutil.which(name) is not None for name in ("tar", "gzip")}
+    copying = {name: which(name) is not None for name in ("tar", "gzip")}
     return Host(
         mounts=with_layers_of_all(with_branches_of_all(with_servers_of_all(mountinfo.read()))),
         namespaces=namespaces("thread-self"),

@@ -7,7 +7,6 @@ A restore plans from the same facts, those of the dump, with the host it would t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,6 +30,7 @@ from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
 from mountcr.planning.torn import torn_steps
 from mountcr.planning.unions import assemble_unions, place_unions
 from mountcr.planning.volatile import seen_volatile
+from mountcr.record import Passing
 from mountcr.rules import Context, check
 from mountcr.rules.conditions import chroot_of, own_cgroups, own_pipes, own_tmpfs
 
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["make_plan", "needed_mountpoints"]
 
 
-@dataclass(frozen=True)
-class _Situation:
+class _Situation(Passing, frozen=True, kw_only=True):
     """
     What is planned for: `origin` is the host of the facts, `host` the one of the restore.
 
@@ -116,7 +115,7 @@ def make_plan(
     if target and rootfs and case.graph and compat:
         joined = tuple(joined_sources(case.graph, context))
         rootfs = msgspec.structs.replace(rootfs, steps=rootfs.steps + joined)
-    findings = check(replace(context, compat=compat))
+    findings = check(msgspec.structs.replace(context, compat=compat))
     return Plan(
         verdict=_verdict(findings),
         container=_summary(facts),

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ DEEPEST: Final = 60
 """Lines deeper than that are not moved further to the right, or the whole would grow squarely."""
 
 
-@dataclass
 class Outline:
     """
     A line, a style in rich's words for terminals, and the outlines below it.
@@ -26,9 +24,10 @@ class Outline:
     that level, with its own in brackets.
     """
 
-    text: str
-    style: str = ""
-    below: list[Outline] = field(default_factory=list["Outline"])
+    def __init__(self, text: str, style: str = "") -> None:
+        self.text = text
+        self.style = style
+        self.below: list[Outline] = []
 
     def add(self, text: str, style: str = "") -> Outline:
         """Put a line below and give it."""

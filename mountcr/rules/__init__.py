@@ -10,7 +10,6 @@ without the plan's externals and not with them is cured by them.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -18,6 +17,7 @@ import msgspec
 from mountcr.graph.coverage import Coverage
 from mountcr.model import Finding, Severity
 from mountcr.planning.given import Given
+from mountcr.record import Passing
 from mountcr.rules.table import table
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Found", "check", "predicates"]
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(Passing, frozen=True, kw_only=True):
     """
     What predicates look at.
 
@@ -62,7 +61,7 @@ class Context:
     target: Target | None = None
     files: tuple[NamedFile, ...] = ()
     made: frozenset[str] = frozenset()
-    given: Given = field(default_factory=Given)
+    given: Given = msgspec.field(default_factory=Given)
     compat: bool = False
 
     @functools.cached_property
@@ -136,7 +135,7 @@ def _host(context: Context, rule: Rule) -> Host:
 def check(context: Context) -> tuple[Finding, ...]:
     """Ask every rule; findings come in the order of the table."""
     known = predicates()
-    bare = replace(context, nodes=frozenset(), inherited=(), rewrites=())
+    bare = msgspec.structs.replace(context, nodes=frozenset(), inherited=(), rewrites=())
     findings: list[Finding] = []
     for identity, rule in table().items():
         if not rule.applies(_host(context, rule)):

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of rules, read from `table.toml`; what each means is said there."""
+"""The table of rules, of `table.toml`, where it is said what each means; read as JSON."""
 
 from __future__ import annotations
 
 import functools
-import pkgutil
-import tomllib
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,5 +43,5 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 @functools.cache
 def table() -> dict[str, Rule]:
     """Give every rule by its id."""
-    text = pkgutil.get_data("mountcr.rules", "table.toml") or b""
-    return msgspec.convert(tomllib.loads(text.decode()), dict[str, Rule])
+    with open(os.path.join(os.path.dirname(__file__), "table.json"), "rb") as file:
+        return msgspec.json.decode(file.read(), type=dict[str, Rule])

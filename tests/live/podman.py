@@ -77,7 +77,7 @@ class Podman(Engine):
         (top / "policy.json").write_text(
             json.dumps({"default": [{"type": "insecureAcceptAnything"}]})
         )
-        self._environment = {
+        self.environment = {
             "CONTAINERS_CONF": str(top / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(top / "storage.conf"),
         }
@@ -150,4 +150,4 @@ class Podman(Engine):
         return "" if said == "<no value>" else said
 
     def _podman(self, *words: object) -> str:
-        return self.ground.call("podman", *words, environment=self._environment)
+        return self.ground.call("podman", *words, environment=self.environment)

@@ -18,6 +18,7 @@ TOOL = runpy.run_path(str(ROOT / "tools" / "generate"))
 
 cffi_files = cast("Callable[[], dict[str, str]]", TOOL["cffi_files"])
 proto_files = cast("Callable[[], dict[str, str]]", TOOL["proto_files"])
+rules_files = cast("Callable[[], dict[str, str]]", TOOL["rules_files"])
 differing = cast("Callable[[dict[str, str]], list[str]]", TOOL["differing"])
 pinned = cast("str", TOOL["GRPCIO_TOOLS"])
 
@@ -38,6 +39,11 @@ def test_protobuf_modules_are_as_generated() -> None:
     if version != pinned:
         pytest.skip(f"grpcio-tools {pinned} writes them; here it is {version}")
     assert differing(proto_files()) == []
+
+
+def test_the_table_of_rules_is_as_generated() -> None:
+    """A change of table.toml without `tools/generate rules` does not pass."""
+    assert differing(rules_files()) == []
 
 
 def test_a_difference_is_named() -> None:
