@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import Mark, Mount, OpenFile, Task
+    from mountcr.model import Mark, Mount, OpenFile, PathStat, Task
     from mountcr.paths import KPath
     from mountcr.rules import Context
 
@@ -43,13 +43,6 @@ _BY_PATH: Final = frozenset(
 
 _UNCHECKED: Final = frozenset({"proc", "devpts", "aufs"})
 """Where CRIU does not look at the path, or looks at another one than the kernel shows."""
-
-
-_KEEPS_COUNT: Final = "fuse.fuse-overlayfs"
-"""
-Its server moves an unlinked file that is open into its work directory (fuse-overlayfs 1.10), where
-it still has one link by st_nlink, and link(2) does not give it another.
-"""
 
 
 # --- Which check of CRIU a file fails -------------------------------------------------------------
@@ -141,7 +134,7 @@ class _Judge:
             return self._ghost(file, detail)
         if name_is_gone(file) or file.missing:
             reachable = tree.lies_on(_directory(file)) is mount
-            if mount.fstype == _KEEPS_COUNT and stat.nlink == 1:
+            if is_unlinked_on_fuse_overlayfs(stat, mount):
                 unlinked = f"{detail}, unlinked on {mount.fstype}, which gives it no new name"
                 return "L1", self._found(file, unlinked)
             links = f"{detail}, {stat.nlink} other links are left"
@@ -161,6 +154,15 @@ class _Judge:
         planned = needed_ghost_limit([file])
         limit = self._limit if self._limit is not None else (planned[0] if planned else 0)
         return "L2", self._found(file, f"{detail}, {size} bytes", cured=limit >= size)
+
+
+def is_unlinked_on_fuse_overlayfs(stat: PathStat, mount: Mount) -> bool:
+    """
+    Tell a file, whose name is gone, that still has one link and cannot get another.
+
+    The server has moved it into its work directory (fuse-overlayfs 1.10).
+    """
+    return mount.fstype == "fuse.fuse-overlayfs" and stat.nlink == 1
 
 
 def _holder(task: Task, file: OpenFile) -> str:
