@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MountcrError",
     "__version__",
+    "containers",
     "convert",
     "dump",
     "files",
@@ -32,7 +33,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mountcr.api import convert, dump, files, find, observe, plan, rebuild, restore, verify
+    from mountcr.api import (
+        containers,
+        convert,
+        dump,
+        files,
+        find,
+        observe,
+        plan,
+        rebuild,
+        restore,
+        verify,
+    )
     from mountcr.errors import MountcrError
 
 

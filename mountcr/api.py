@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-mountcr as a library: find, observe, files, plan, rebuild, dump, restore, verify, convert.
+mountcr as a library: containers, find, observe, files, plan, rebuild, dump, restore, verify, …
 
 Paths are those of the caller, `str` or `bytes` or anything with `__fspath__`; records hold them
 in mountinfo spelling (`mountcr.paths`). Every error is a `MountcrError`.
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnyPath",
+    "containers",
     "convert",
     "dump",
     "files",
@@ -56,13 +57,23 @@ def _absolute(path: AnyPath) -> KPath:
     return encode(os.path.abspath(os.fsencode(path)))
 
 
-def find(reference: str, *, runtime_roots: Iterable[str] = ()) -> Container:
+def find(
+    reference: str, *, runtime_roots: Iterable[str] = (), roots: engines.Roots | None = None
+) -> Container:
     """
     Find a container by id, unique prefix, name, `engine:ref`, pid, or the path of an OCI bundle.
 
-    Raises NotFoundError (with names like it), AmbiguousError (with all candidates), UsageError.
+    `runtime_roots` are looked in before the usual ones; `roots` say all of where engines look
+    (`mountcr.engines.Roots.of_host`). No daemon is asked. What could not be read of the container
+    is in its `damages`. Raises NotFoundError (with names like it), AmbiguousError (with all
+    candidates), UsageError.
     """
-    return engines.find(reference, roots=engines.Roots.of_host(runtime_roots))
+    return engines.find(reference, roots=roots or engines.Roots.of_host(runtime_roots))
+
+
+def containers(*, roots: engines.Roots | None = None) -> list[Container]:
+    """Give every container that an engine of this host knows, running or not; none is asked."""
+    return engines.list_containers(roots)
 
 
 def observe(container: Container, *, thorough: bool = False) -> Facts:
