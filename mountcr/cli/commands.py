@@ -328,13 +328,27 @@ def _docker_cr(subparsers: Subparsers) -> None:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("-c", "--checkpoint", action="store_true", help="checkpoint the container")
     action.add_argument("-r", "--restore", action="store_true", help="restore the container")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what is planned, too")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say what is planned too and, on failure, what CRIU's log says",
+    )
     parser.add_argument("--runroot", metavar="DIR", help="Docker's exec root, if not /run/docker")
+    _rootfs_options(parser)
+    _binds(parser)
+    parser.add_argument(
+        "--allow-changed",
+        action="store_true",
+        help="restore although the content of open or mapped files has changed",
+    )
     parser.add_argument("container", nargs="?", metavar="ID", help="asked for when it is not given")
+    parser.set_defaults(takes_criu_options=True)
     parser.epilog = (
-        "Variables: DOCKER_HOME (/var/lib/docker), CRIU_IMG_DIR ($DOCKER_HOME/criu_img), "
-        "CRIU_BINARY, DOCKERINIT_BINARY (where /.dockerinit comes from, for old Dockers). "
-        "DOCKER_BINARY is not needed: Docker is not asked."
+        "Variables: DOCKER_HOME (default /var/lib/docker); CRIU_IMG_DIR ($DOCKER_HOME/criu_img), "
+        "which has a directory for each container, with restore.pid when it was restored; "
+        "CRIU_BINARY; DOCKERINIT_BINARY, the file below $DOCKER_HOME/init that is /.dockerinit, "
+        "for Docker before 1.11. DOCKER_BINARY is not needed: Docker is not asked."
     )
 
 
