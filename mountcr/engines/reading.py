@@ -24,12 +24,20 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from mountcr.paths import KPath
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "names_in"]
 
 T = TypeVar("T")
 
 _SIZE_LIMIT: Final = 256 << 20
 _WRITER_NEEDS_SECONDS: Final = 0.01
+
+
+def names_in(directory: str) -> list[str]:
+    """Give the names in a directory, in order; none where it cannot be listed."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
 
 
 class Reader:
@@ -43,7 +51,14 @@ class Reader:
     def __init__(self, *roots: KPath) -> None:
         self.damages: list[Damage] = []
         self.told: list[str] = []
-        self._roots = tuple(os.path.realpath(path_of(root)) for root in roots)
+        real = (os.path.realpath(path_of(root)) for root in roots)
+        self._roots = tuple(f"{root.rstrip('/')}/" for root in real)
+
+    def fresh(self) -> Reader:
+        """Give a reader below the same roots that has met nothing yet; they are not looked up."""
+        found = Reader()
+        found._roots = self._roots
+        return found
 
     def json(self, path: str, kind: type[T], *, optional: bool = False) -> T | None:
         """
@@ -90,7 +105,7 @@ class Reader:
 
     def _checked(self, path: str, fd: int) -> bytes | None:
         where = os.readlink(f"/proc/self/fd/{fd}")
-        if not any(where.startswith(root.rstrip("/") + "/") for root in self._roots):
+        if not where.startswith(self._roots):
             self.damaged(path, "", f"a symbolic link leads out of the root, to {where}")
             return None
         found = os.fstat(fd)
@@ -109,8 +124,7 @@ class Reader:
 
     def inside(self, path: str) -> bool:
         """Tell whether a path leads, by all its links, to what is below a root."""
-        where = os.path.realpath(path)
-        return any(where.startswith(root.rstrip("/") + "/") for root in self._roots)
+        return os.path.realpath(path).startswith(self._roots)
 
     def damaged(self, path: str, field: str, what: str) -> None:
         """Remember that something is not as it must be."""

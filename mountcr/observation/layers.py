@@ -5,10 +5,7 @@ The layers of overlays that mountinfo does not tell by an absolute path, looked 
 Engines mount from a directory of theirs, to stay below the one page that mount(2) takes, and then
 mountinfo shows `lowerdir=l/ABC:l/DEF` (Docker, containers/storage) or `12/fs:11/fs` (containerd),
 which are below a directory that upper or mountpoint lie in; or `lowerdir=3:4:5`, numbers of
-descriptors that are closed by then (containers/storage), where only files beside the upper tell:
-`lower-layers` has the ids of the layers, `lower` their short names, top first. A link below `l`
-that is gone is read from the file `link` beside the layer: `l/$(cat X/link)` is `../X/diff`
-(moby daemon/graphdriver/overlay2, container-libs storage/drivers/overlay).
+descriptors that are closed by then (containers/storage), where only files beside the upper tell.
 
 A short name is always put into the place of the layer that it leads to, so that the same stack has
 one spelling.
@@ -20,24 +17,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mountcr import paths
 from mountcr.model import FoundLayers
+from mountcr.overlayhome import LINKS, ShortNames, more_diffs, recorded_lowers
 from mountcr.overlayopts import OverlayOptions, parse_options
 from mountcr.paths import ROOT, KPath, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mountcr.model import Container, Facts, Host, Mount, MountNamespace
 
 __all__ = ["look_again", "with_layers", "with_layers_of_all", "with_layers_of_root"]
-
-_LINKS: Final = b"l"
-"""The directory of the short names, beside those of the layers."""
 
 
 def with_layers_of_all(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
@@ -92,7 +88,8 @@ def with_layers(mount: Mount, *, near: Sequence[KPath] = ()) -> Mount:
     if options is None:
         return mount
     with contextlib.suppress(OSError):
-        found = _by_number(options, near) if _is_numbered(options) else _below(options, near)
+        look = _by_number if _is_numbered(options) else _below
+        found = look(options, near, cache(ShortNames))
         if found:
             told = (*mount.layers.told, *found.told) if mount.layers else found.told
             found = msgspec.structs.replace(found, told=told)
@@ -109,14 +106,14 @@ def _known(mount: Mount) -> OverlayOptions | None:
             lowers=found.lowers, data=found.data, upper=found.upper, work=found.work
         )
     given = [*options.lowers, *options.data, *filter(None, (options.upper, options.work))]
-    if all(each.startswith("/") and not _is_short(decode(each)) for each in given):
+    if all(each.startswith("/") and not _is_short(_text(each)) for each in given):
         return None
     return options
 
 
-def _is_short(layer: bytes) -> bool:
+def _is_short(layer: str) -> bool:
     """Tell a short name, which leads to a layer or nowhere, from a directory of that name."""
-    if os.path.basename(os.path.dirname(layer)) != _LINKS:
+    if os.path.basename(os.path.dirname(layer)) != LINKS:
         return False
     return os.path.islink(layer) or not os.path.isdir(layer)
 
@@ -129,17 +126,19 @@ def _is_numbered(options: OverlayOptions) -> bool:
 # --- Names below a directory ----------------------------------------------------------------------
 
 
-def _below(options: OverlayOptions, near: Sequence[KPath]) -> FoundLayers | None:
+def _below(
+    options: OverlayOptions, near: Sequence[KPath], names: Callable[[str], ShortNames]
+) -> FoundLayers | None:
     """Find the directory that names are relative to; None if there is not exactly one."""
     found: dict[tuple[object, ...], FoundLayers] = {}
     for base in _bases(options, near):
-        layers = _at(options, base)
+        layers = _at(options, base, names)
         if layers:
             found.setdefault(_identity(layers), layers)
     return next(iter(found.values())) if len(found) == 1 else None
 
 
-def _bases(options: OverlayOptions, near: Sequence[KPath]) -> Iterator[bytes]:
+def _bases(options: OverlayOptions, near: Sequence[KPath]) -> Iterator[str]:
     """Give every directory above upper, work and mountpoints, the nearest first, once."""
     seen: set[KPath] = set()
     for place in filter(None, (options.upper, options.work, *near, *options.lowers)):
@@ -148,23 +147,25 @@ def _bases(options: OverlayOptions, near: Sequence[KPath]) -> Iterator[bytes]:
         for base in reversed([*paths.prefixes(paths.parent(place))]):
             if base not in seen:
                 seen.add(base)
-                yield decode(base)
+                yield _text(base)
 
 
-def _at(options: OverlayOptions, base: bytes) -> FoundLayers | None:
+def _at(
+    options: OverlayOptions, base: str, names: Callable[[str], ShortNames]
+) -> FoundLayers | None:
     """Give the layers as they are from a directory, None if one is not there."""
     given = (*options.lowers, *options.data)
     relative = not all(each.startswith("/") for each in given)
     told = [f"the layers are there below {encode(base)}"] if relative else []
     layers: list[KPath] = []
     for layer in given:
-        found = _real(os.path.join(base, decode(layer)), told)
+        found = _real(os.path.join(base, _text(layer)), told, names)
         if found is None:
             return None
         layers.append(encode(found))
     others: list[KPath | None] = []
     for each in (options.upper, options.work):
-        path = os.path.join(base, decode(each)) if each else b""
+        path = os.path.join(base, _text(each)) if each else ""
         if each and not os.path.isdir(path):
             return None
         others.append(encode(path) if path else None)
@@ -178,31 +179,22 @@ def _at(options: OverlayOptions, base: bytes) -> FoundLayers | None:
     )
 
 
-def _real(layer: bytes, told: list[str]) -> bytes | None:
+def _real(layer: str, told: list[str], names: Callable[[str], ShortNames]) -> str | None:
     """Give the directory of a layer, behind its short name if it has one."""
     links, name = os.path.split(layer)
     home, directory = os.path.split(links)
-    if directory != _LINKS:
+    if directory != LINKS:
         return _directory(layer)
-    try:
-        target = _directory(os.path.normpath(os.path.join(links, os.readlink(layer))))
-    except OSError:
-        target = None
-    if target:
-        return target
-    repaired = _repaired(home, name)
-    if repaired:
-        told.append(f"{encode(layer)} is gone: {encode(os.path.dirname(repaired))}/link names it")
-    return repaired or _directory(layer)
-
-
-def _repaired(home: bytes, name: bytes) -> bytes | None:
-    """Find the layer whose file `link` has a short name. Raises OSError."""
-    for each in sorted(os.listdir(home)):
-        layer = os.path.join(home, each)
-        if _read(os.path.join(layer, b"link")) == name:
-            return _directory(os.path.join(layer, b"diff"))
-    return None
+    # Not only `../<id>/diff`: whoever mounts by hand may have links to elsewhere.
+    with contextlib.suppress(OSError):
+        target = os.path.normpath(os.path.join(links, names(home).target(name)))
+        if os.path.isdir(target):
+            return target
+    own = names(home).repaired(name)
+    diff = _directory(os.path.join(home, own, "diff")) if own else None
+    if diff:
+        told.append(f"{encode(layer)} is gone: {encode(os.path.dirname(diff))}/link names it")
+    return diff or _directory(layer)
 
 
 def _identity(layers: FoundLayers) -> tuple[object, ...]:
@@ -214,14 +206,16 @@ def _identity(layers: FoundLayers) -> tuple[object, ...]:
 # --- Numbers of descriptors -----------------------------------------------------------------------
 
 
-def _by_number(options: OverlayOptions, near: Sequence[KPath]) -> FoundLayers | None:
+def _by_number(
+    options: OverlayOptions, near: Sequence[KPath], names: Callable[[str], ShortNames]
+) -> FoundLayers | None:
     """Find layers that were numbers of descriptors by what containers/storage has on disk."""
     count = len(options.lowers) + len(options.data)
     split = len(options.lowers)
     for own in _own_directories(options, near):
         told: list[str] = []
-        layers = _recorded(own, told)
-        upper, work = os.path.join(own, b"diff"), os.path.join(own, b"work")
+        layers = _recorded(own, told, names)
+        upper, work = os.path.join(own, "diff"), os.path.join(own, "work")
         if len(layers) == count and (not options.upper or os.path.isdir(upper)):
             return FoundLayers(
                 lowers=tuple(map(encode, layers[:split])),
@@ -233,54 +227,48 @@ def _by_number(options: OverlayOptions, near: Sequence[KPath]) -> FoundLayers | 
     return None
 
 
-def _own_directories(options: OverlayOptions, near: Sequence[KPath]) -> Iterator[bytes]:
+def _own_directories(options: OverlayOptions, near: Sequence[KPath]) -> Iterator[str]:
     """Give the directories that may be the container's own: `diff` and `merged` are in it."""
     if options.upper and options.upper.startswith("/"):
-        yield os.path.dirname(decode(options.upper))
+        yield os.path.dirname(_text(options.upper))
         return
     for place in near:
-        own, name = os.path.split(decode(place))
-        if name == b"merged":
+        own, name = os.path.split(_text(place))
+        if name == "merged":
             yield own
 
 
-def _recorded(own: bytes, told: list[str]) -> list[bytes]:
-    """Read which layers are below a container's; none if one of them is gone. Raises OSError."""
-    home = os.path.dirname(own)
-    ids = _read(os.path.join(own, b"lower-layers"))
-    names = _read(os.path.join(own, b"lower"))
-    found: list[bytes | None] = []
-    if ids:
-        told.append(f"{encode(own)}/lower-layers: the ids of the layers, top first")
-        for each in ids.split(b":"):
-            found += _diffs(os.path.join(home, each))
-    elif names:
-        told.append(f"{encode(own)}/lower: the short names of the layers, top first")
-        for each in names.split(b":"):
-            layer = _real(os.path.join(home, each), told)
-            found += _diffs(os.path.dirname(layer)) if layer else [None]
-    layers = [each for each in found if each]
-    return layers if len(layers) == len(found) else []
-
-
-def _diffs(layer: bytes) -> list[bytes | None]:
-    """Give the directories of a layer: `diff`, and `diff1` and so on, which few have."""
-    found: list[bytes | None] = [_directory(os.path.join(layer, b"diff"))]
-    number = 1
-    while more := _directory(os.path.join(layer, b"diff%d" % number)):
-        found.append(more)
-        number += 1
+def _recorded(own: str, told: list[str], names: Callable[[str], ShortNames]) -> list[str]:
+    """Read which layers are below a container's; none if one of them is gone."""
+    file, text, short = recorded_lowers(own, _read)
+    if text is None:
+        return []
+    kind = "short names" if short else "ids"
+    told.append(f"{encode(file)}: the {kind} of the layers, top first")
+    found: list[str] = []
+    for each in text.split(":"):
+        layer = os.path.join(os.path.dirname(own), each)
+        if short:
+            layer = os.path.dirname(_real(layer, told, names) or "")
+        diff = os.path.join(layer, "diff")
+        if not layer or not os.path.isdir(diff):
+            return []
+        found += (diff, *more_diffs(layer))
     return found
 
 
-def _directory(path: bytes) -> bytes | None:
+def _directory(path: str) -> str | None:
     return path if os.path.isdir(path) else None
 
 
-def _read(path: bytes) -> bytes:
-    """Give the content of a small file without its newline, empty if there is none."""
+def _read(path: str) -> str | None:
+    """Give the content of a small file without its newline; None if there is nothing."""
     try:
         with open(path, "rb") as file:
-            return file.read().strip()
+            return os.fsdecode(file.read().strip()) or None
     except OSError:
-        return b""
+        return None
+
+
+def _text(path: KPath) -> str:
+    return os.fsdecode(decode(path))

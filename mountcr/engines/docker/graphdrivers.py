@@ -13,8 +13,9 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.container import TornDown
-from mountcr.engines.docker.layers import is_name, name_in
+from mountcr.engines.docker.layers import name_in
 from mountcr.engines.docker.links import Links
+from mountcr.overlayhome import is_name
 from mountcr.paths import encode
 from mountcr.stack import Stack
 

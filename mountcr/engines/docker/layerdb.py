@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.container import Damage
 from mountcr.engines.docker.layers import Chain, Layers, name_in, remember
+from mountcr.engines.reading import names_in
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
@@ -27,10 +28,7 @@ _CHAIN_ID: Final = re.compile(r"[a-z0-9]+:[0-9a-f]{32,}")
 
 def drivers_of(data: str, container: str) -> list[str]:
     """Give the graph drivers that have a layer of a container."""
-    try:
-        names = sorted(os.listdir(f"{data}/image"))
-    except OSError:
-        return []
+    names = names_in(f"{data}/image")
     mounts = (f"{data}/image/{name}/layerdb/mounts/{container}" for name in names)
     return [name for name, path in zip(names, mounts, strict=True) if os.path.isdir(path)]
 
@@ -107,15 +105,13 @@ class LayerDb:
         """Give `cache-id` and `parent` of a layer, and what is wrong with them."""
         known = self._layers.get(chain_id)
         if known is None:
-            reader = self._reader
+            reader = self._reader.fresh()
             directory = self._directory(chain_id)
-            before, reader.damages = reader.damages, []
             cache = name_in(reader, f"{directory}/cache-id")
             parent = reader.text(f"{directory}/parent", optional=True) or ""
             if parent and _CHAIN_ID.fullmatch(parent) is None:
                 reader.damages.append(_no_chain_id(f"{directory}/parent", parent))
             known = self._layers[chain_id] = _Layer(cache, parent, tuple(reader.damages))
-            reader.damages = before
         return known
 
     def _directory(self, chain_id: str) -> str:

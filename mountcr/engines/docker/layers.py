@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from mountcr.overlayhome import is_name
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mountcr.container import Damage
     from mountcr.engines.reading import Reader
 
-__all__ = ["Chain", "Layers", "is_name", "name_in", "remember", "tell"]
+__all__ = ["Chain", "Layers", "name_in", "remember", "tell"]
 
 
 class Chain(NamedTuple):
@@ -51,11 +52,6 @@ class Layers(NamedTuple):
         if self.chain is None:
             return None
         return (self.init, *self.chain) if self.init else self.chain
-
-
-def is_name(text: str) -> bool:
-    """Tell whether a text is one component of a path."""
-    return bool(text) and "/" not in text and "\0" not in text and text not in {".", ".."}
 
 
 def name_in(reader: Reader, path: str, *, optional: bool = False) -> str:

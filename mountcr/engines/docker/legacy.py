@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr.container import Container, ContainerMount
-from mountcr.engines.docker.layers import Layers, is_name, remember
+from mountcr.engines.docker.layers import Layers, remember
 from mountcr.engines.docker.records import ExecState, GraphImage
 from mountcr.engines.process import CGROUPS, freezers, init_process, oci_status
+from mountcr.overlayhome import is_name
 from mountcr.paths import KPath, encode
 
 if TYPE_CHECKING:
@@ -91,12 +92,10 @@ class Graph:
     def _parent(self, image: str) -> tuple[str | None, tuple[Damage, ...]]:
         known = self._images.get(image)
         if known is None:
-            reader = self._reader
-            before, reader.damages = reader.damages, []
+            reader = self._reader.fresh()
             record = reader.json(f"{self._root}/{image}/json", GraphImage)
             known = (record.parent if record else None, tuple(reader.damages))
             self._images[image] = known
-            reader.damages = before
         return known
 
 

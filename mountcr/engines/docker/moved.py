@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from mountcr.paths import KPath, encode, is_beneath, join, relative_to
+from mountcr.paths import KPath, encode, is_beneath, join, rebase, relative_to
 
 if TYPE_CHECKING:
     from mountcr.engines.docker.records import Config
@@ -57,7 +57,7 @@ class Moved:
         spelled = encode(path)
         if self._old is None or not is_beneath(spelled, self._old):
             return spelled
-        return join(self._new, relative_to(spelled, self._old))
+        return rebase(spelled, self._old, self._new)
 
     def below(self, path: str) -> KPath:
         """Give something below the root as it is now."""

@@ -17,7 +17,7 @@ import msgspec
 
 from mountcr.container import Damage
 from mountcr.engines.docker.records import Daemon
-from mountcr.engines.reading import Reader
+from mountcr.engines.reading import Reader, names_in
 from mountcr.engines.roots import path_of
 from mountcr.paths import KPath, encode
 from mountcr.record import Record
@@ -137,8 +137,4 @@ def _absolute(paths: Iterable[str]) -> tuple[KPath, ...]:
 def _with_remapped(data: str) -> Iterator[str]:
     """Give a data root, then those of remapped users in it."""
     yield data
-    try:
-        names = sorted(os.listdir(data))
-    except OSError:
-        return
-    yield from (f"{data}/{name}" for name in names if _REMAPPED.fullmatch(name))
+    yield from (f"{data}/{name}" for name in names_in(data) if _REMAPPED.fullmatch(name))

@@ -14,13 +14,14 @@ from mountcr.engines.docker import layerdb, legacy, snapshots
 from mountcr.engines.docker.directories import Directories
 from mountcr.engines.docker.given import Given
 from mountcr.engines.docker.graphdrivers import GRAPH_DRIVERS, GraphDriver, RootFs
-from mountcr.engines.docker.layers import is_name, tell
+from mountcr.engines.docker.layers import tell
 from mountcr.engines.docker.moved import Moved
 from mountcr.engines.docker.records import Config, HostConfig, State
-from mountcr.engines.reading import Reader
+from mountcr.engines.reading import Reader, names_in
 from mountcr.engines.roots import path_of
 from mountcr.engines.runtime import with_process
 from mountcr.engines.spec import with_spec
+from mountcr.overlayhome import is_name
 from mountcr.paths import KPath, encode, name, parent
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class Store:
         if record is None:
             return None
         config = record.config or Config()
-        reader, file = self._reader, record.file
-        reader.damages, reader.told = list(record.damages), []
+        reader, file = self._reader.fresh(), record.file
         state = config.state or State()
         by_name = config.config.image if config.config else ""
         image = by_name or config.image
@@ -106,7 +106,7 @@ class Store:
             image=image,
             storage=config.driver,
             state_root=self._site.data,
-            damages=(*self._site.damages, *reader.damages),
+            damages=(*self._site.damages, *record.damages),
             provenance=tuple(reader.told),
         )
         return self._with_process(found, state, file)
@@ -114,10 +114,10 @@ class Store:
     def _with_process(self, container: Container, state: State, file: str) -> Container:
         """Ask the exec driver of Docker before 1.11, else the runtime."""
         if container.id in self._executed:
-            reader = self._reader
-            reader.damages = list(container.damages)
+            reader = self._reader.fresh()
             found = legacy.exec_state(reader, container.id, self._runs)
-            container = msgspec.structs.replace(container, damages=tuple(reader.damages))
+            damages = (*container.damages, *reader.damages)
+            container = msgspec.structs.replace(container, damages=damages)
             if found is not None:
                 return legacy.with_exec_state(container, *found)
         roots = self._runtimes.get(container.id, ())
@@ -129,8 +129,7 @@ class Store:
         known = self._records.get(container)
         if known is not None:
             return known
-        directory, reader = f"{self._data}/containers/{container}", self._reader
-        reader.damages = []
+        directory, reader = f"{self._data}/containers/{container}", self._reader.fresh()
         file = f"{directory}/{_CURRENT}"
         config = reader.json(file, Config, optional=True)
         if config is None and not reader.damages:
@@ -269,7 +268,7 @@ def _held(roots: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Give for each name the directories, of some, that have an entry of that name."""
     found: dict[str, tuple[str, ...]] = {}
     for root in dict.fromkeys(roots):
-        for each in _names(root):
+        for each in names_in(root):
             found[each] = (*found.get(each, ()), root)
     return found
 
@@ -280,13 +279,6 @@ def _namespace(bundle: KPath | None) -> str:
     return place if place == snapshots.NAMESPACE else ""
 
 
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-
-
 def _runtime_roots(runs: Sequence[str]) -> Iterator[str]:
     """
     Give the runtime roots below exec roots: `runtime-<name>/moby`, one for each runtime.
@@ -294,7 +286,7 @@ def _runtime_roots(runs: Sequence[str]) -> Iterator[str]:
     Moby daemon/runtime_unix.go gives the first part, containerd's shim adds the namespace.
     """
     for run in runs:
-        yield from (f"{run}/{n}/moby" for n in sorted(_names(run)) if n.startswith("runtime-"))
+        yield from (f"{run}/{n}/moby" for n in names_in(run) if n.startswith("runtime-"))
 
 
 def _task_roots(runs: Sequence[str]) -> list[str]:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from mountcr.container import Damage
+from mountcr.engines.reading import names_in
 from mountcr.paths import encode
 from mountcr.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Files", "Settings", "settings"]
+__all__ = ["Files", "StoragePlace", "settings"]
 
 T = TypeVar("T")
 
@@ -46,11 +47,14 @@ class Files(Record, frozen=True, kw_only=True):
         return cls(user=os.geteuid(), home=environ.get("HOME", ""))
 
 
-class Settings(Record, frozen=True, kw_only=True):
+class StoragePlace(Record, frozen=True, kw_only=True):
     """
-    What the configuration says: the roots, empty where it says nothing, and where layers may lie.
+    One instance of containers/storage, by paths of this process.
 
-    `told` is the file that counts, with its fields; `damages` are those of the files.
+    The roots are empty where they are not known. `image_stores` are other graph roots that layers
+    are read from, `layer_stores` directories that the `diff` of a layer may be a link to.
+    `static_dir` and `volume_path` are podman's, empty where they are below the graph root. `told`
+    is the configuration file that counts; `damages` are those of the files.
     """
 
     graph_root: str = ""
@@ -63,6 +67,12 @@ class Settings(Record, frozen=True, kw_only=True):
     volume_path: str = ""
     told: str = ""
     damages: tuple[Damage, ...] = ()
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Give the directories below which anything may be read."""
+        every = (self.graph_root, self.run_root, self.static_dir, *self.image_stores)
+        return tuple(each for each in every if each)
 
 
 class _Overlay(msgspec.Struct, frozen=True):
@@ -98,8 +108,8 @@ class _ContainersConf(msgspec.Struct, frozen=True):
     engine: _Engine = _Engine()
 
 
-def settings(files: Files, environ: Mapping[str, str]) -> Settings:
-    """Read the configuration; nothing is raised."""
+def settings(files: Files, environ: Mapping[str, str]) -> StoragePlace:
+    """Read the configuration, which may not name the roots; nothing is raised."""
     damages: list[Damage] = []
     storage, told = _storage(files, environ, damages)
     given = _options(environ.get("STORAGE_OPTS", ""))
@@ -115,7 +125,7 @@ def settings(files: Files, environ: Mapping[str, str]) -> Settings:
     layers = (*options.additionallayerstores, *given["layers"])
     program = (*given["program"], options.overlay.mount_program, options.mount_program)
     rootless = (files.user and storage.rootless_storage_path) or ""
-    return Settings(
+    return StoragePlace(
         graph_root=_expanded(storage.graphroot or rootless, files, environ),
         run_root=_expanded(storage.runroot, files, environ),
         image_stores=tuple(os.path.normpath(each) for each in images if each),
@@ -176,11 +186,7 @@ def _user_configuration(files: Files, environ: Mapping[str, str]) -> str:
 
 
 def _drop_ins(directory: str) -> list[str]:
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError:
-        return []
-    return [f"{directory}/{name}" for name in names if name.endswith(".conf")]
+    return [f"{directory}/{name}" for name in names_in(directory) if name.endswith(".conf")]
 
 
 def _over(below: _Storage, above: _Storage) -> _Storage:

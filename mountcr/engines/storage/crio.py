@@ -19,8 +19,9 @@ from mountcr.engines.runtime import with_process
 from mountcr.engines.storage.engine import StorageEngine, assembled, listed, root_of
 from mountcr.engines.storage.layers import Root
 from mountcr.engines.storage.records import CrioState
-from mountcr.engines.storage.store import Owner, is_name
+from mountcr.engines.storage.store import Owner
 from mountcr.engines.storage.userdata import Given, Userdata
+from mountcr.overlayhome import is_name
 from mountcr.paths import encode
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mountcr.bolt import Bucket
-    from mountcr.engines.storage.places import StoragePlace
+    from mountcr.engines.storage.configuration import StoragePlace
 
 __all__ = ["Bolt", "Contents", "Database", "Recorded", "Registered", "Sqlite", "databases"]
 

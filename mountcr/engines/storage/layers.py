@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from mountcr.container import Damage
 from mountcr.engines.storage.overlay import OverlayHome
-from mountcr.engines.storage.store import is_name
+from mountcr.overlayhome import is_name
 from mountcr.paths import encode
 from mountcr.stack import Stack
 

@@ -2,28 +2,33 @@
 """
 Layers of the driver overlay: the directories of each, and which others are below it.
 
-`<home>/<layer>/diff` has the content, `diff1` and so on more of it, each below the one before.
-`lower-layers` has the ids of the layers below, `lower` their short names, both top first, and
-`<home>/l/<short name>` leads to `../<layer>/diff`; the short name stands in the layer's `link` too,
-from which links that were lost are made again. Layers that are not here are looked for in other
-image stores, as `<store>/overlay/<layer>` and `<store>/overlay/l/<short name>`. `diff` may itself
-be a link into an additional layer store. (container-libs storage/drivers/overlay/overlay.go:
-`get()`, `dir2()`, `recreateSymlinks()`, `redirectDiffIfAdditionalLayer()`.)
+Layers that are not here are looked for in other image stores, as `<store>/overlay/<layer>` and
+`<store>/overlay/l/<short name>`. `diff` may itself be a link into an additional layer store.
+(container-libs storage/drivers/overlay/overlay.go: `get()`, `dir2()`,
+`redirectDiffIfAdditionalLayer()`.)
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.container import Damage
-from mountcr.engines.storage.store import is_name
+from mountcr.overlayhome import (
+    ShortNames,
+    is_name,
+    layer_of,
+    more_diffs,
+    recorded_lowers,
+    short_name,
+)
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
     from mountcr.engines.reading import Reader
-    from mountcr.engines.storage.places import StoragePlace
+    from mountcr.engines.storage.configuration import StoragePlace
     from mountcr.paths import KPath
 
 __all__ = ["OverlayHome", "OverlayLayer"]
@@ -45,11 +50,11 @@ class OverlayHome:
 
     def __init__(self, place: StoragePlace) -> None:
         self._homes = tuple(f"{each}/overlay" for each in (place.graph_root, *place.image_stores))
+        self._short_names = tuple(ShortNames(home) for home in self._homes)
         self._stores = tuple(os.path.realpath(each) for each in place.layer_stores)
         self._place = place
         self._layers: dict[str, OverlayLayer] = {}
         self._named: dict[str, str | Damage] = {}
-        self._links: dict[str, str] | None = None
         self._chains: dict[str, tuple[str, ...]] = {}
         self._program: tuple[str, list[Damage], list[str]] | None = None
 
@@ -91,17 +96,14 @@ class OverlayHome:
 
         A name that leads to no layer is a damage, and then nothing is known.
         """
-        path = self.layer(identity).path
-        file = f"{path}/lower-layers"
-        ids = reader.text(file, optional=True)
-        if ids is not None:
-            return file, self._checked(file, ids, reader)
-        file = f"{path}/lower"
         met = len(reader.damages)
-        names = reader.text(file, optional=True)
-        if names is None:
+        read = partial(reader.text, optional=True)
+        file, text, short = recorded_lowers(self.layer(identity).path, read)
+        if text is None:
             return file, None if len(reader.damages) > met else ()
-        return file, self._named_chain(names, reader)
+        if short:
+            return file, self._named_chain(text, reader)
+        return file, self._checked(file, text, reader)
 
     def _named_chain(self, names: str, reader: Reader) -> tuple[str, ...] | None:
         """Give the layers of short names; containers of one image have the same."""
@@ -155,10 +157,7 @@ class OverlayHome:
             mode = os.stat(first).st_mode
         if not stat.S_ISDIR(mode):
             return "not a directory"
-        found = [encode(first)]
-        while _is_directory(more := f"{path}/diff{len(found)}"):
-            found.append(encode(more))
-        return tuple(found)
+        return tuple(map(encode, (first, *more_diffs(path, _is_directory))))
 
     def _by_name(self, name: str) -> str | Damage:
         if name not in self._named:
@@ -167,37 +166,25 @@ class OverlayHome:
 
     def _resolved(self, name: str) -> str | Damage:
         """Find the layer that a short name, `l/…`, leads to."""
-        directory, slash, short = name.partition("/")
-        if directory != "l" or not slash or not is_name(short):
+        short = short_name(name)
+        if not short:
             return Damage(file=encode(self._homes[0]), field=name, what="is no short name")
         dangling = ""
-        for home in self._homes:
+        for names in self._short_names:
             try:
-                target = os.readlink(f"{home}/{name}")
+                target = names.target(short)
             except OSError:
                 continue
-            layer = target.split("/")
-            known = layer[:1] + layer[2:] == ["..", "diff"] and is_name(layer[1])
-            if known and os.path.isdir(f"{home}/{layer[1]}"):
-                return layer[1]
+            layer = layer_of(target)
+            if layer and os.path.isdir(f"{names.home}/{layer}"):
+                return layer
             dangling = dangling or target
-        repaired = self._repaired(short)
+        repaired = next(filter(None, (each.repaired(short) for each in self._short_names)), "")
         if repaired:
             return repaired
         lost = f"leads to {dangling}, where no layer is" if dangling else "is missing"
         what = f"{lost}, and no layer has the short name in its file link"
         return Damage(file=encode(f"{self._homes[0]}/{name}"), what=what)
-
-    def _repaired(self, short: str) -> str | None:
-        """Find the layer whose file `link` has a short name; all are read, once."""
-        if self._links is None:
-            self._links = {}
-            for home in self._homes:
-                for layer in _listed(home):
-                    word = _short_name(f"{home}/{layer}/link")
-                    if word:
-                        self._links.setdefault(word, layer)
-        return self._links.get(short)
 
 
 def _damaged(path: str, file: str, what: str) -> OverlayLayer:
@@ -209,20 +196,3 @@ def _is_directory(path: str) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
-
-
-def _listed(home: str) -> list[str]:
-    try:
-        return sorted(os.listdir(home))
-    except OSError:
-        return []
-
-
-def _short_name(file: str) -> str:
-    """Read a file of one short name, which is no link; empty if there is none."""
-    try:
-        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return ""
-    with open(fd, "rb", buffering=0) as opened:
-        return os.fsdecode(opened.read(256)).strip() if stat.S_ISREG(os.fstat(fd).st_mode) else ""

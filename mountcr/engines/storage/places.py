@@ -13,46 +13,19 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr.container import Damage
+from mountcr.engines.reading import names_in
 from mountcr.engines.roots import path_of
-from mountcr.engines.storage.configuration import Files, Settings, settings
-from mountcr.record import Record
+from mountcr.engines.storage.configuration import Files, StoragePlace, settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mountcr.container import Damage
     from mountcr.engines.roots import Roots
 
-__all__ = ["StoragePlace", "configuration_damages", "drivers_of", "storage_places"]
+__all__ = ["configuration_damages", "drivers_of", "storage_places"]
 
 _DATABASES: Final = ("db.sql", "libpod")
-
-
-class StoragePlace(Record, frozen=True, kw_only=True):
-    """
-    One instance of containers/storage, by paths of this process.
-
-    `run_root` is empty where it is not known. `image_stores` are other graph roots that layers
-    are read from, `layer_stores` directories that the `diff` of a layer may be a link to.
-    `static_dir` and `volume_path` are podman's, empty where they are below the graph root.
-    """
-
-    graph_root: str
-    run_root: str = ""
-    image_stores: tuple[str, ...] = ()
-    layer_stores: tuple[str, ...] = ()
-    mount_program: str = ""
-    transient: bool = False
-    static_dir: str = ""
-    volume_path: str = ""
-    told: str = ""
-    damages: tuple[Damage, ...] = ()
-
-    @property
-    def readable(self) -> tuple[str, ...]:
-        """Give the directories below which anything may be read."""
-        every = (self.graph_root, self.run_root, self.static_dir, *self.image_stores)
-        return tuple(each for each in every if each)
 
 
 def storage_places(roots: Roots, files: Files | None = None) -> list[StoragePlace]:
@@ -90,36 +63,23 @@ def configuration_damages(roots: Roots, files: Files | None = None) -> tuple[Dam
 
 def drivers_of(root: str) -> list[str]:
     """Give the storage drivers that have directories in a root, in the order of their names."""
-    try:
-        names = os.listdir(root)
-    except OSError:
-        return []
     found = {
         driver
-        for driver, dash, kind in (name.rpartition("-") for name in names)
+        for driver, dash, kind in (name.rpartition("-") for name in names_in(root))
         if dash and kind in {"containers", "layers"}
     }
     return sorted(found)
 
 
-def _usual(found: Settings, files: Files, environ: Mapping[str, str]) -> StoragePlace:
+def _usual(found: StoragePlace, files: Files, environ: Mapping[str, str]) -> StoragePlace:
     """Give the instance that engines use unless they are told otherwise."""
     graph, run = "/var/lib/containers/storage", "/run/containers/storage"
     if files.user:
         data = environ.get("XDG_DATA_HOME") or f"{files.home}/.local/share"
         runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{files.user}"
         graph, run = f"{data}/containers/storage", f"{runtime}/containers"
-    return StoragePlace(
-        graph_root=found.graph_root or graph,
-        run_root=found.run_root or run,
-        image_stores=found.image_stores,
-        layer_stores=found.layer_stores,
-        mount_program=found.mount_program,
-        transient=found.transient,
-        static_dir=found.static_dir,
-        volume_path=found.volume_path,
-        told=found.told,
-        damages=found.damages,
+    return msgspec.structs.replace(
+        found, graph_root=found.graph_root or graph, run_root=found.run_root or run
     )
 
 

@@ -20,9 +20,10 @@ from mountcr.engines.storage.engine import StorageEngine, assembled, listed, roo
 from mountcr.engines.storage.layers import Root
 from mountcr.engines.storage.places import configuration_damages
 from mountcr.engines.storage.registry import Registry
-from mountcr.engines.storage.store import Owner, is_name
+from mountcr.engines.storage.store import Owner
 from mountcr.engines.storage.userdata import Given, Moved, Userdata
 from mountcr.model import Container
+from mountcr.overlayhome import is_name
 from mountcr.paths import encode
 from mountcr.stack import Stack
 

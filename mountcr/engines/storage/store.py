@@ -11,7 +11,6 @@ stores are in their own lists.
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -19,17 +18,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import msgspec
 
 from mountcr.container import Damage
-from mountcr.engines.reading import Reader
+from mountcr.engines.reading import Reader, names_in
 from mountcr.engines.storage.places import drivers_of
 from mountcr.engines.storage.records import ImageEntry, LayerEntry, Metadata, StorageEntry
+from mountcr.overlayhome import is_name
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mountcr.engines.storage.places import StoragePlace
+    from mountcr.engines.storage.configuration import StoragePlace
 
-__all__ = ["Owner", "Store", "Stored", "is_name"]
+__all__ = ["Owner", "Store", "Stored"]
 
 T = TypeVar("T", StorageEntry, LayerEntry, ImageEntry)
 
@@ -64,11 +64,6 @@ class _Annotations(msgspec.Struct, frozen=True):
     annotations: dict[str, str] | None = None
 
 
-def is_name(word: str) -> bool:
-    """Tell whether a recorded id can be the name of a directory, and leads nowhere else."""
-    return bool(word) and "/" not in word and "\0" not in word and word not in {".", ".."}
-
-
 class Store:
     """
     What the lists of one instance say; each is read when it is first needed.
@@ -87,9 +82,7 @@ class Store:
 
     def reader(self) -> Reader:
         """Give a reader that has met nothing yet."""
-        fresh = copy.copy(self._reader)
-        fresh.damages, fresh.told = [], []
-        return fresh
+        return self._reader.fresh()
 
     @property
     def containers(self) -> dict[str, Stored]:
@@ -224,7 +217,4 @@ def _identity(piece: msgspec.Raw) -> str | None:
 
 def _directories(directory: str) -> list[str]:
     """Give the names that are ids, of containers whose list may be damaged."""
-    try:
-        return sorted(name for name in os.listdir(directory) if _ID.fullmatch(name))
-    except OSError:
-        return []
+    return [name for name in names_in(directory) if _ID.fullmatch(name)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mountcr.container import ContainerMount
     from mountcr.engines.reading import Reader
-    from mountcr.engines.storage.places import StoragePlace
+    from mountcr.engines.storage.configuration import StoragePlace
     from mountcr.paths import KPath
 
 __all__ = ["Given", "Moved", "Userdata", "torn_down"]

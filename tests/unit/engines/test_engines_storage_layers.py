@@ -79,6 +79,14 @@ def test_ids_are_read_before_short_names(tree: Tree) -> None:
     assert f"lowers: {tree.home}/{layer}/lower-layers" in found.stack.provenance
 
 
+def test_ids_that_cannot_be_read_are_not_taken_for_none(tree: Tree) -> None:
+    """A `lower-layers` that is a directory, with no `lower`, does not say that nothing is below."""
+    layer = tree.layer("web")
+    tree.container("web", layer)
+    (tree.home / layer / "lower-layers").mkdir()
+    assert damage(tree.one()).startswith(f"{tree.home}/{layer}/lower-layers: ")
+
+
 def test_a_lost_link_is_read_from_the_layer(tree: Tree) -> None:
     """A link below `l` that is gone, or leads nowhere, is made up for by the file `link`."""
     tree.container("web", tree.chain("base", "top", "web"))
@@ -88,6 +96,18 @@ def test_a_lost_link_is_read_from_the_layer(tree: Tree) -> None:
     found = tree.one()
     assert found.stack
     assert [*found.stack.lowers] == [tree.path(identity(word)) for word in ("top", "base")]
+
+
+def test_a_file_of_a_name_that_is_none_is_passed_over(tree: Tree) -> None:
+    """A directory in the place of the file `link` of one layer hides no name of another."""
+    stray = tree.layer("stray")
+    tree.container("web", tree.chain("base", "web"))
+    (tree.home / stray / "link").unlink()
+    (tree.home / stray / "link").mkdir()
+    (tree.home / "l" / short(identity("base"))).unlink()
+    found = tree.one()
+    assert found.stack
+    assert [*found.stack.lowers] == [tree.path(identity("base"))]
 
 
 def test_a_link_that_leads_nowhere_is_a_damage(tree: Tree) -> None:
