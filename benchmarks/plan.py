@@ -35,6 +35,9 @@ from live.podman import Podman  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+MOUNTCR: Final = str(Path(sys.executable).parent / "mountcr")
+"""The program, as it is installed beside this Python."""
+
 LIMIT: Final = 4.0
 """`mountcr plan` against `podman inspect`, at most."""
 
@@ -59,8 +62,7 @@ def planning(runs: int) -> None:
         engine.start()
         running = engine.run("mountcr-benchmark")
         environment = os.environ | engine.environment
-        ours = [sys.executable, "-m", "mountcr", "plan", "podman:mountcr-benchmark"]
-        ours += engine.roots()
+        ours = [MOUNTCR, "plan", "podman:mountcr-benchmark", *engine.roots()]
         theirs = ["podman", "inspect", "mountcr-benchmark"]
         pairs = [(seconds(ours, environment), seconds(theirs, environment)) for _ in range(runs)]
         ratio = statistics.median(a / b for a, b in pairs)
@@ -122,7 +124,7 @@ def listing(count: int, runs: int) -> None:
             ("Docker", [data]),
             ("each of both", [graph, data]),
         ):
-            words = [sys.executable, "-m", "mountcr", "ls"]
+            words = [MOUNTCR, "ls"]
             for root in roots:
                 words += ["--root", root]
             found = statistics.median(seconds(words) for _ in range(runs))

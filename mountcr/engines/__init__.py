@@ -29,7 +29,7 @@ from mountcr.engines.reference import (
     once,
 )
 from mountcr.engines.roots import Place, Roots
-from mountcr.engines.storage import Buildah, CriO, Podman
+from mountcr.engines.storage import storage_engines
 from mountcr.errors import MountcrError, UsageError
 from mountcr.plugins import offered
 
@@ -100,9 +100,7 @@ def engines() -> tuple[Engine, ...]:
         Docker(),
         Containerd(),
         Lxc(),
-        Podman(),
-        CriO(),
-        Buildah(),
+        *storage_engines(),
         oci.Runc(),
         oci.Crun(),
         oci.Youki(),

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 import msgspec
 
 from mountcr.container import Container, ContainerMount
-from mountcr.engines.cgroup import member_of, members
 from mountcr.engines.process import Init, freezers, oci_status
 from mountcr.engines.reading import Reader
 from mountcr.engines.roots import path_of
@@ -200,6 +199,8 @@ class Lxc:
 
 def inits() -> dict[str, list[Running]]:
     """Give the inits of all containers by their names: the outermost process with inner pid 1."""
+    from mountcr.engines.cgroup import member_of, members  # its patterns take their time
+
     found: dict[str, list[Running]] = {}
     for pid, member in members(""):
         if member.engine != "lxc":

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
-from mountcr.engines.cgroup import member_of, members
 from mountcr.errors import GoneError, MountcrError, NotFoundError, PrivilegeError, UsageError
 from mountcr.model import Container
 from mountcr.paths import encode
@@ -71,6 +70,8 @@ def of_group(beginning: str) -> list[Container]:
 
     Of each, its first process that is the init of a pid namespace, or else the first of all.
     """
+    from mountcr.engines.cgroup import members  # its patterns take their time
+
     found: dict[str, list[int]] = {}
     for pid, member in members(beginning):
         found.setdefault(member.id, []).append(pid)
@@ -194,6 +195,8 @@ def _describe(stat: ProcessStat, provenance: tuple[str, ...] = ()) -> Container:
 
 def _with_group(container: Container) -> Container:
     """Add the path of the control group of a process, and the id in it."""
+    from mountcr.engines.cgroup import member_of  # its patterns take their time
+
     try:
         path, member = member_of(container.pid)
     except OSError:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr.container import Damage
-from mountcr.engines.docker.records import Daemon
 from mountcr.engines.reading import Reader, names_in
 from mountcr.engines.roots import path_of
 from mountcr.paths import KPath, encode
@@ -45,6 +44,14 @@ _MARKS: Final = (
     "network",
 )
 """What a data root has beside `containers`: `image` or a graph driver's, or that of snapshots."""
+
+
+class _Daemon(msgspec.Struct, frozen=True, rename="kebab"):
+    """`daemon.json`, the options of the daemon; `graph` is the data root before Docker 17.05."""
+
+    data_root: str = ""
+    graph: str = ""
+    exec_root: str = ""
 
 
 class Usual(Record, frozen=True, kw_only=True):
@@ -123,7 +130,7 @@ def _configured(configuration: str, data: KPath, run: KPath) -> Iterator[Site]:
     # NixOS and others have it as a link to elsewhere; it is the administrator's, not an engine's.
     path = os.path.realpath(configuration)
     reader = Reader(encode(os.path.dirname(path)))
-    daemon = reader.json(path, Daemon, optional=True) or Daemon()
+    daemon = reader.json(path, _Daemon, optional=True) or _Daemon()
     damages = tuple(reader.damages)
     runs = tuple(dict.fromkeys((*_absolute((daemon.exec_root,)), run)))
     for each in (*_absolute((daemon.data_root, daemon.graph)), data):

@@ -16,7 +16,6 @@ import msgspec
 __all__ = [
     "NEVER",
     "Config",
-    "Daemon",
     "ExecMount",
     "ExecState",
     "GraphImage",
@@ -33,14 +32,6 @@ NEVER: Final = "0001-01-01T00:00:00Z"
 
 class _OnDisk(msgspec.Struct, frozen=True, rename="pascal"):
     """Base of the records: immutable; unknown fields are ignored."""
-
-
-class Daemon(msgspec.Struct, frozen=True, rename="kebab"):
-    """`daemon.json`, the options of the daemon; `graph` is the data root before Docker 17.05."""
-
-    data_root: str = ""
-    graph: str = ""
-    exec_root: str = ""
 
 
 class State(_OnDisk, frozen=True):

@@ -10,6 +10,13 @@ from __future__ import annotations
 
 from mountcr.engines.storage.buildah import Buildah
 from mountcr.engines.storage.crio import CriO
+from mountcr.engines.storage.engine import Stores
 from mountcr.engines.storage.podman import Podman
 
-__all__ = ["Buildah", "CriO", "Podman"]
+__all__ = ["Buildah", "CriO", "Podman", "storage_engines"]
+
+
+def storage_engines() -> tuple[Podman, CriO, Buildah]:
+    """Give the three engines on the same storage, which is read once."""
+    stores = Stores()
+    return Podman(stores=stores), CriO(stores=stores), Buildah(stores=stores)

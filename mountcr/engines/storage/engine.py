@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from mountcr.engines.storage.store import Stored
     from mountcr.paths import KPath
 
-__all__ = ["StorageEngine"]
+__all__ = ["StorageEngine", "Stores"]
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What was asked for, and what there is."""
 
     roots: Roots
@@ -35,28 +35,52 @@ class _Asked(NamedTuple):
     runtimes: tuple[str, ...]
 
 
+class Stores:
+    """
+    The instances of containers/storage, found once for all engines that share them.
+
+    `files` are where the configuration lies, None for those of the host. `asked` is what was asked
+    last, None if nothing was.
+    """
+
+    def __init__(self, files: Files | None = None) -> None:
+        self._files = files
+        self.asked: Asked | None = None
+
+    def of(self, roots: Roots) -> Asked:
+        """Give the instances that there are below some roots."""
+        asked = self.asked
+        if asked is None or (asked.roots is not roots and asked.roots != roots):
+            stores = [Store(place) for place in storage_places(roots, self._files)]
+            by_root = {store.root: (store, Layers(store)) for store in stores}
+            asked = Asked(roots, by_root, tuple(roots.directories()))
+            self.asked = asked
+        return asked
+
+
 class StorageEngine:
     """
     An engine on containers/storage.
 
-    `files` are where the configuration lies, None for those of the host.
+    `files` are where the configuration lies, None for those of the host; `stores` are shared with
+    other engines, if they are given.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, files: Files | None = None) -> None:
+    def __init__(self, files: Files | None = None, stores: Stores | None = None) -> None:
         self._files = files
-        self._asked: _Asked | None = None
+        self._stores = stores or Stores(files)
 
     def containers(self, roots: Roots) -> Iterator[Container]:
         """Give every container of the engine, without its layers and mounts."""
-        asked = self._all(roots)
+        asked = self._stores.of(roots)
         for store, _ in asked.stores.values():
             yield from self._listed(store, asked.runtimes)
 
     def describe(self, container: Container, roots: Roots) -> Container:
         """Add layers, mounts, files, and all else that is recorded."""
-        asked = self._all(roots)
+        asked = self._stores.of(roots)
         found = asked.stores.get(container.state_root) if container.state_root else None
         return self._described(container, *found) if found else container
 
@@ -72,16 +96,6 @@ class StorageEngine:
 
     def _described(self, container: Container, store: Store, layers: Layers) -> Container:
         raise NotImplementedError
-
-    def _all(self, roots: Roots) -> _Asked:
-        """Give the instances that there are; they are found once."""
-        asked = self._asked
-        if asked is None or (asked.roots is not roots and asked.roots != roots):
-            stores = [Store(place) for place in storage_places(roots, self._files)]
-            by_root = {store.root: (store, Layers(store)) for store in stores}
-            asked = _Asked(roots, by_root, tuple(roots.directories()))
-            self._asked = asked
-        return asked
 
 
 def listed(engine: str, store: Store, stored: Stored) -> Container:

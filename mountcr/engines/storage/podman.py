@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mountcr.container import Damage
     from mountcr.engines.reading import Reader
     from mountcr.engines.storage.configuration import Files
+    from mountcr.engines.storage.engine import Stores
     from mountcr.engines.storage.layers import Layers
     from mountcr.engines.storage.records import PodmanConfig
     from mountcr.engines.storage.registry import Known
@@ -47,8 +48,8 @@ class Podman(StorageEngine):
 
     name: ClassVar[str] = "podman"
 
-    def __init__(self, files: Files | None = None) -> None:
-        super().__init__(files)
+    def __init__(self, files: Files | None = None, stores: Stores | None = None) -> None:
+        super().__init__(files, stores)
         self._registries: dict[Store, Registry] = {}
 
     def _listed(self, store: Store, runtimes: Sequence[str]) -> Iterator[Container]:
@@ -108,11 +109,12 @@ class Podman(StorageEngine):
 
     def damages(self) -> Sequence[Damage]:
         """Give what is damaged in lists, databases and configuration, if no container is there."""
-        if self._asked is None:
+        asked = self._stores.asked
+        if asked is None:
             return ()
-        stores = [store for store, _ in self._asked.stores.values()]
+        stores = [store for store, _ in asked.stores.values()]
         if not stores:
-            return configuration_damages(self._asked.roots, self._files)
+            return configuration_damages(asked.roots, self._files)
         return [
             damage
             for store in stores
