@@ -145,11 +145,11 @@ def restore(
     """
     Restore what was dumped into a directory.
 
-    `via` says who does it, `criu` or the container's own `runtime`; `stdio` what becomes of
-    standard streams that led to a runtime: `null`, `inherit` or the path of a file. Raises
-    NotFoundError or DocumentError for what is no images directory,
-    RefusedError, VerificationError, PrivilegeError, CapabilityError, CriuError, StepError; on
-    error nothing runs and nothing is mounted. Differences that the plan announced are in the
+    `via` says who does it, `criu`, the container's own `runtime` or its `engine`; `stdio` what
+    becomes of standard streams that led to a runtime: `null`, `inherit` or the path of a file.
+    Raises NotFoundError or DocumentError for what is no images directory, UsageError, RefusedError,
+    VerificationError, PrivilegeError, CapabilityError, CriuError, StepError; on error nothing runs
+    and nothing is mounted. Differences that the plan announced are in the
     result.
     """
     return restoring.restore(_absolute(images), choices or Choices(), stdio=stdio, via=via)

@@ -43,12 +43,14 @@ __all__ = [
     "Journal",
     "Kept",
     "Line",
+    "Linking",
     "Made",
     "Making",
     "Mounting",
     "Processes",
     "attaching",
     "current",
+    "link",
     "made",
     "make_directories",
     "make_directory",
@@ -126,6 +128,13 @@ class Mounting(_Line, frozen=True, kw_only=True):
     before: tuple[int, ...]
 
 
+class Linking(_Line, frozen=True, kw_only=True):
+    """A symbolic link to `target` is about to be made."""
+
+    path: KPath
+    target: KPath
+
+
 class ControlGroup(_Line, frozen=True, kw_only=True):
     """A control group is about to be made."""
 
@@ -159,7 +168,7 @@ class HandingOver(_Line, frozen=True, kw_only=True):
     """A restored container is about to run on what was made."""
 
 
-_There: TypeAlias = Making | Made | Kept | Attaching | Mounting | ControlGroup
+_There: TypeAlias = Making | Made | Kept | Linking | Attaching | Mounting | ControlGroup
 Line: TypeAlias = Began | _There | Processes | Images | HandingOver
 
 _DECODER: Final = msgspec.json.Decoder(Line)
@@ -334,6 +343,12 @@ def make_directories(path: bytes, mode: int = 0o755, *, tree: bool = False) -> b
         make_directories(parent)
     make_directory(path, mode, tree=tree)
     return True
+
+
+def link(path: bytes, target: bytes) -> None:
+    """Make a symbolic link and note it. Raises OSError as os.symlink()."""
+    note(Linking(path=encode(os.path.abspath(path)), target=encode(target)))
+    os.symlink(target, path)
 
 
 # --- Mounts ---------------------------------------------------------------------------------------

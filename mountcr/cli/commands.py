@@ -232,7 +232,11 @@ def _restore(subparsers: Subparsers) -> None:
     _binds(parser)
     parser.add_argument("--root", metavar="DIR", help="mount the root there on the host too")
     parser.add_argument(
-        "--via", choices=("criu", "runtime"), default="criu", help="who restores; default: criu"
+        "--via",
+        choices=("criu", "runtime", "engine"),
+        default="criu",
+        help="who restores: CRIU, the OCI runtime, or podman, containerd or Docker, which then "
+        "knows the container; default: criu",
     )
     parser.add_argument(
         "--stdio",

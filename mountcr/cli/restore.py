@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     choices = choices_of(arguments)
     images = absolute(arguments.images)
     if arguments.dry_run:
-        _, plan = plan_restore(images, choices)
+        _, plan = plan_restore(images, choices, via=arguments.via)
         if arguments.json:
             print_document(plan)
         else:

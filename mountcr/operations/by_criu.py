@@ -12,7 +12,7 @@ from mountcr.criu.session import Notification, Session
 from mountcr.errors import CriuError
 from mountcr.interrupts import hold_back
 from mountcr.journal import HandingOver, note
-from mountcr.operations.restored import settle
+from mountcr.operations.restored import end_tasks, settle
 from mountcr.operations.streams import opened
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ __all__ = ["ByCriu"]
 
 class ByCriu:
     """One restore. Raises CapabilityError when there is no CRIU."""
+
+    assembles = True
 
     def __init__(self, manifest: Manifest, plan: Plan, stdio: str) -> None:
         self._manifest = manifest
@@ -49,6 +51,10 @@ class ByCriu:
             return session.restore(
                 self._plan.criu.restore_options, {"post-restore": self._settle}, self._inherit
             )
+
+    def end(self, pid: int) -> None:
+        """Kill what was restored."""
+        end_tasks(pid)
 
     def _settle(self, stage: Notification) -> None:
         """Complete and compare while CRIU can still undo everything."""

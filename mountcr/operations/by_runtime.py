@@ -55,6 +55,8 @@ class ByRuntime:
     given, CapabilityError when the runtime or CRIU is missing or the runtime cannot.
     """
 
+    assembles = True
+
     def __init__(self, manifest: Manifest, plan: Plan, stdio: str) -> None:
         self._manifest = manifest
         self._plan = plan
@@ -90,6 +92,10 @@ class ByRuntime:
             end_tasks(pid)
             raise
         return pid
+
+    def end(self, pid: int) -> None:
+        """Kill what was restored."""
+        end_tasks(pid)
 
     def _forget_stopped(self) -> None:
         """Delete the runtime's record of the dead container, which stands in the way of its id."""

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Final
 from mountcr import journal, manifest, mountinfo, procstat
 from mountcr.errors import LeftBehindError
 from mountcr.interrupts import held_back
-from mountcr.journal import Attaching, ControlGroup, Images, Made, Making, Mounting, Processes
+from mountcr.journal import (
+    Attaching,
+    ControlGroup,
+    Images,
+    Linking,
+    Made,
+    Making,
+    Mounting,
+    Processes,
+)
 from mountcr.kernel.identity import identify, unique_mount_id
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.removal import remove_tree
@@ -112,6 +121,8 @@ class Leftovers:
                     self._remove_directory(line)
                 case Images():
                     self._remove_images(line)
+                case Linking():
+                    self._remove_link(line)
                 case Attaching() if self._same_boot:
                     self._unmount(line.at, [each for each in _at(line.at) if _is(each, line)])
                 case Mounting() if self._same_boot:
@@ -177,6 +188,12 @@ class Leftovers:
                 return
         if self._do(f"directory {path}", lambda: remove_tree(path)):
             self._gone.add(decode(path))
+
+    def _remove_link(self, line: Linking) -> None:
+        name = decode(line.path)
+        with contextlib.suppress(OSError):
+            if os.readlink(name) == decode(line.target):
+                self._do(f"link {line.path}", partial(os.unlink, name))
 
     def _remove_group(self, path: KPath) -> None:
         """Remove a control group if nothing is in it; one that is used is somebody's by now."""

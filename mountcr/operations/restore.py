@@ -4,7 +4,8 @@ Restore: look at the target, plan, assemble the root in a private mount namespac
 
 The host's mount table does not change, whatever happens and whenever this process is killed,
 unless the root is asked for on the host too; then it is attached there as the last thing. Who
-restores, CRIU itself or the container's runtime, is a matter of one step of it.
+restores, CRIU itself or the container's runtime, is a matter of one step of it. The container's
+engine brings the root back itself.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from mountcr.observation import observe_host
 from mountcr.observation.layers import look_again
 from mountcr.observation.target import observe_target
 from mountcr.operations.by_criu import ByCriu
+from mountcr.operations.by_engine import ByEngine, without_assembly
 from mountcr.operations.by_runtime import ByRuntime
 from mountcr.operations.leftovers import recorded
 from mountcr.operations.locks import held
 from mountcr.operations.refusal import refuse
 from mountcr.operations.repairs import put_right
-from mountcr.operations.restored import compare, end_tasks, is_announced
+from mountcr.operations.restored import compare, is_announced
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices, new_upper
 from mountcr.planning.planner import make_plan, needed_mountpoints
@@ -45,7 +47,7 @@ from mountcr.planning.whereabouts import Whereabouts
 from mountcr.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from mountcr.manifest import Manifest
     from mountcr.model import Host
@@ -83,20 +85,37 @@ class RestoreResult(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Way(Protocol):
-    """Who brings the tasks back."""
+    """
+    Who brings the tasks back.
+
+    One that `assembles` restores into the root that mountcr brings back.
+    """
+
+    assembles: bool
 
     def ready(self) -> contextlib.AbstractContextManager[None]:
         """Hold what the restore needs for a block of code."""
         ...
 
     def restore(self) -> int:
-        """Restore into the assembled root, settle, and give the pid of the root task."""
+        """Restore, into the root that is assembled, settle, and give the pid of the root task."""
+        ...
+
+    def end(self, pid: int) -> None:
+        """End what was restored: the root task and all below it."""
         ...
 
 
-def plan_restore(images: KPath, choices: Choices) -> tuple[Manifest, Plan]:
+_WAYS: Final[Mapping[str, Callable[[Manifest, Plan, str], Way]]] = {
+    "criu": ByCriu,
+    "runtime": ByRuntime,
+    "engine": ByEngine,
+}
+
+
+def plan_restore(images: KPath, choices: Choices, *, via: str = "criu") -> tuple[Manifest, Plan]:
     """
-    Plan a restore from an images directory on this host.
+    Plan a restore from an images directory on this host, `via` as `restore` takes it.
 
     Raises NotFoundError or DocumentError for what is no images directory, PrivilegeError when
     not root.
@@ -112,7 +131,8 @@ def plan_restore(images: KPath, choices: Choices) -> tuple[Manifest, Plan]:
     manifest = msgspec.structs.replace(manifest, facts=look_again(manifest.facts, host))
     facts = manifest.facts
     target = _target(manifest, choices, host)
-    return manifest, make_plan(facts, choices, target=target, files=manifest.files)
+    plan = make_plan(facts, choices, target=target, files=manifest.files)
+    return manifest, without_assembly(plan) if via == "engine" else plan
 
 
 def _target(manifest: Manifest, choices: Choices, host: Host) -> Target:
@@ -162,35 +182,41 @@ def restore(
     progress: Progress | None = None,
 ) -> RestoreResult:
     """
-    Restore what was dumped into `images`, `via` CRIU (`criu`) or the container's `runtime`.
+    Restore what was dumped into `images`, `via` CRIU (`criu`), the container's `runtime` or its
+    `engine`.
 
     `progress` is told what is copied for a root on another driver.
 
     Raises what `plan_restore` raises, UsageError for a way that is none for this container,
-    RefusedError and VerificationError before anything is touched, CapabilityError when CRIU or
-    the runtime does not work here, StepError or CriuError when something failed and was undone,
-    and VerificationError when the restored mount table is not the dumped one: then the restored
-    tasks are gone. They are gone as well when this is interrupted.
+    RefusedError and VerificationError before anything is touched, CapabilityError when CRIU, the
+    runtime or the engine does not work here, StepError or CriuError when something failed and was
+    undone, and VerificationError when the restored mount table is not the dumped one: then the
+    restored tasks are gone. They are gone as well when this is interrupted.
     """
     started = time.monotonic()
     if choices.root_at and not os.path.isdir(decode(choices.root_at)):
         raise UsageError(f"--root {choices.root_at}: no such directory", hint="make it first")
+    if via not in _WAYS:
+        raise UsageError(f"via {via}: no such way", hint=f"there are {', '.join(_WAYS)}")
     fds: list[int] = []
     with _alone(images, choices), recorded("restore"):
-        manifest, plan = plan_restore(images, choices)
-        way: Way = (ByRuntime if via == "runtime" else ByCriu)(manifest, plan, stdio)
+        manifest, plan = plan_restore(images, choices, via=via)
+        way = _WAYS[via](manifest, plan, stdio)
         _check_plan(plan)
         put_right(images, plan.rewrites, locked=True)  # unless the dump came to do it
         planned = time.monotonic()
         steps = plan.rootfs.steps if plan.rootfs else ()
         preparation, mounting = split_preparation(steps)
         with way.ready(), applied(preparation, LiveKernel(progress=progress)):
-            pid = in_private_namespace(
-                lambda: _assemble_and_restore(mounting, way, fds, choices.root_at),
-                fds=fds,
-                undo=end_tasks,
-            )
-            found = _settle(manifest, plan, pid, fds)
+            if way.assembles:
+                pid = in_private_namespace(
+                    lambda: _assemble_and_restore(mounting, way, fds, choices.root_at),
+                    fds=fds,
+                    undo=way.end,
+                )
+            else:
+                pid = way.restore()
+            found = _settle(manifest, plan, way, pid, fds)
     return RestoreResult(
         pid=pid,
         root=choices.root_at,
@@ -215,11 +241,11 @@ def _alone(images: KPath, choices: Choices) -> Generator[None]:
         yield
 
 
-def _settle(manifest: Manifest, plan: Plan, pid: int, fds: list[int]) -> list[Difference]:
+def _settle(manifest: Manifest, plan: Plan, way: Way, pid: int, fds: list[int]) -> list[Difference]:
     """Attach the root where it was asked for, and compare; on failure the tasks are gone."""
     at = plan.choices.root_at
     with contextlib.ExitStack() as undo:
-        undo.callback(end_tasks, pid)
+        undo.callback(way.end, pid)
         _attach_root(fds, at)
         if at:
             undo.callback(LiveKernel().unmount, at)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from live.containerd import Containerd
-from live.docker import Docker
+from live.docker import Docker, DockerCr
 from live.images import KEEPS_NAMES
 from live.oci import Crun, Runc
 from live.podman import Podman
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["VARIANTS", "Variant", "main"]
 
 _FUSE = "fuse-overlayfs"
+_NEEDED = {"fuse": _FUSE, "through-containerd": "curl"}
+"""Which programs variants need beside those of their engine, by a part of their names."""
+
 _VERDICTS = ("passed", "FAILED", "skipped")
 
 
@@ -44,12 +47,13 @@ class Variant(NamedTuple):
     An engine with a storage driver.
 
     `kind` says what is missing, `make` makes one; a container that is to be `refused` cannot be
-    dumped.
+    dumped. One that comes back `through` its engine does so while that is up.
     """
 
     kind: type[Engine]
     make: Callable[[Ground], Engine]
     refused: bool = False
+    through: bool = False
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -58,6 +62,7 @@ VARIANTS: Mapping[str, Variant] = {
     "podman-fuse-overlayfs": Variant(
         Podman, partial(Podman, driver=_FUSE, environment=(KEEPS_NAMES,))
     ),
+    "podman-through-podman": Variant(Podman, partial(Podman, driver="overlay"), through=True),
     "podman-fuse-unlinked": Variant(Podman, partial(Podman, driver=_FUSE), refused=True),
     "docker-overlay2": Variant(Docker, partial(Docker, driver="overlay2")),
     "docker-vfs": Variant(Docker, partial(Docker, driver="vfs")),
@@ -66,8 +71,15 @@ VARIANTS: Mapping[str, Variant] = {
     ),
     "docker-fuse-unlinked": Variant(Docker, partial(Docker, driver=_FUSE), refused=True),
     "docker-shareable": Variant(Docker, partial(Docker, driver="overlay2", shareable=True)),
+    "docker-cr-overlay2": Variant(DockerCr, partial(DockerCr, driver="overlay2")),
+    "docker-through-docker": Variant(
+        Docker, partial(Docker, driver="overlay2", experimental=True), through=True
+    ),
     "containerd-overlayfs": Variant(Containerd, partial(Containerd, snapshotter="overlayfs")),
     "containerd-native": Variant(Containerd, partial(Containerd, snapshotter="native")),
+    "containerd-through-containerd": Variant(
+        Containerd, partial(Containerd, snapshotter="overlayfs"), through=True
+    ),
     "containerd-tidied": Variant(
         Containerd, partial(Containerd, snapshotter="overlayfs", tidied=True)
     ),
@@ -98,14 +110,20 @@ def main(words: list[str] | None = None) -> int:
     demanded = {"engines", "all"} & {*os.environ.get("MOUNTCR_REQUIRE", "").split(",")}
     outcomes: list[Outcome] = []
     for variant in options.only:
-        kind, make, refused = VARIANTS[variant]
-        if reason := kind.missing(*((_FUSE,) if "fuse" in variant else ())):
+        kind, make, refused, through = VARIANTS[variant]
+        needed = [program for word, program in _NEEDED.items() if word in variant]
+        if reason := kind.missing(*needed):
             outcome = Outcome(variant, skipped="" if demanded else reason)
             if demanded:
                 outcome.failed["run"] = reason
         else:
             outcome = round_trip(
-                variant, make, refused=refused, by_name=not options.by_pid, keep=options.keep
+                variant,
+                make,
+                refused=refused,
+                through=through,
+                by_name=through or not options.by_pid,
+                keep=options.keep,
             )
         outcomes.append(outcome)
         _say(f"{variant}: {outcome.verdict}")

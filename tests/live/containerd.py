@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from live.engine import Engine, parent
+from live.engine import SAYING, Engine, parent
 from live.ground import Trouble, wait
 from live.images import LOG, NAME
 
@@ -49,6 +49,7 @@ class Containerd(Engine):
         self._daemon = 0
         self.socket = self._top / "containerd.sock"
         self.state = self._top / "state"
+        self.environment = {"CONTAINERD_ADDRESS": str(self.socket)}
 
     def version(self) -> str:
         """Ask containerd."""
@@ -114,6 +115,15 @@ class Containerd(Engine):
             return ""
         self._ctr("task", "rm", running.name)
         return "by ctr task rm"
+
+    def stop(self, running: Running) -> None:
+        """Kill the task, and wait until containerd knows."""
+        self._ctr("task", "kill", "--signal", "SIGKILL", running.name)
+        wait(lambda: self.status(running) == "STOPPED", "the task to stop")
+
+    def says(self, running: Running) -> str:
+        """Run a program by ctr task exec."""
+        return self._ctr("task", "exec", "--exec-id", "says", running.name, *SAYING)
 
     def stop_daemon(self) -> None:
         """End containerd; the shims stay."""

@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from live.containerd import Containerd
-from live.engine import Engine, limit, parent
+from live.engine import SAYING, Engine, limit, parent
 from live.ground import Trouble, wait
 from live.images import LOG, NAME
 
 if TYPE_CHECKING:
-    from live.engine import Running
+    from live.engine import Reference, Running
     from live.ground import Ground
 
-__all__ = ["Docker"]
+__all__ = ["Docker", "DockerCr"]
 
 
 class Docker(Engine):
     """
     Docker with a storage driver: overlay2, vfs or fuse-overlayfs.
 
-    With `shareable` memory, /dev/shm is a tmpfs that is mounted on the host.
+    With `shareable` memory, /dev/shm is a tmpfs that is mounted on the host. Only an `experimental`
+    one restores.
     """
 
     word = "docker"
@@ -39,6 +40,7 @@ class Docker(Engine):
         *,
         environment: tuple[str, ...] = (),
         shareable: bool = False,
+        experimental: bool = False,
     ) -> None:
         super().__init__(ground)
         self._driver = driver
@@ -48,6 +50,8 @@ class Docker(Engine):
         self._daemon = 0
         self._containerd = Containerd(ground, "")
         self._host = f"unix://{ground.top}/docker.sock"
+        self.environment = {"DOCKER_HOST": self._host, "DOCKER_CONFIG": f"{ground.top}/client"}
+        self._experimental = ("--experimental",) if experimental else ()
         self._data = ground.top / "data"
         self._exec = ground.top / "exec"
 
@@ -74,6 +78,7 @@ class Docker(Engine):
             *("--pidfile", top / "dockerd.pid", "--containerd", self._containerd.socket),
             *("--storage-driver", self._driver, "--bridge", "none"),
             *("--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false"),
+            *self._experimental,
             log=log,
         )
         wait(lambda: self._is_up(log), "dockerd")
@@ -114,6 +119,14 @@ class Docker(Engine):
         self.ground.remove_sockets(shim)
         return self.running(id_, name, pid, shim, **parts)
 
+    def stop(self, running: Running) -> None:
+        """Stop it, which takes its root apart."""
+        self._docker("stop", "--time", "0", running.name)
+
+    def says(self, running: Running) -> str:
+        """Run a program by docker exec."""
+        return self._docker("exec", running.name, *SAYING)
+
     def stop_daemon(self) -> None:
         """End dockerd, then its containerd."""
         if self._daemon:
@@ -138,3 +151,21 @@ class Docker(Engine):
     def _docker(self, *words: object) -> str:
         config = self.ground.top / "client"
         return self.ground.call("docker", "--config", config, "--host", self._host, *words)
+
+
+class DockerCr(Docker):
+    """Docker whose containers are dumped and restored by `mountcr docker-cr`."""
+
+    script = True
+
+    def __init__(self, ground: Ground, driver: str) -> None:
+        super().__init__(ground, driver)
+        self.environment = {**self.environment, "DOCKER_HOME": str(self._data)}
+
+    def images(self, running: Running) -> Path:
+        """Give the directory that is named by the id."""
+        return self._data / "criu_img" / running.id
+
+    def dumping(self, running: Running, reference: Reference) -> tuple[object, ...]:  # noqa: ARG002
+        """Name the container as Docker shows it."""
+        return ("docker-cr", "--runroot", self._exec, "-v", "-c", running.id[:12])

@@ -7,6 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from live.ground import cgroups_of
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 
     from live.ground import Ground
 
-__all__ = ["CGROUP", "Engine", "Reference", "Running", "busybox", "limit", "parent"]
+__all__ = ["CGROUP", "SAYING", "Engine", "Reference", "Running", "busybox", "limit", "parent"]
 
 CGROUP = "cgroup "
 """What the words for parts that are control groups begin with."""
+
+
+SAYING = ("/bin/busybox", "echo", "here")
+"""A program that prints `here`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Engine(ABC):
     `word` is what mountcr calls it, `programs` are what it needs on PATH, `outside` what they make
     elsewhere, a directory before what is in it. One with storage of its own `keeps_mounted` what
     the root of a dead container is, or not. One that `forgets` a container has no record of it when
-    it was tidied.
+    it was tidied. `environment` is what tells a client of the engine which one it is. Those of a
+    `script` are restored by `mountcr docker-cr`.
     """
 
     word: str
@@ -62,6 +68,8 @@ class Engine(ABC):
     outside: tuple[str, ...] = ()
     keeps_mounted: bool = False
     forgets: bool = False
+    script: bool = False
+    environment: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
@@ -89,6 +97,14 @@ class Engine(ABC):
     def status(self, running: Running) -> str:
         """Ask the engine what it thinks of a container."""
 
+    def stop(self, running: Running) -> None:
+        """Have the engine stop a container that it has taken over. Raises Trouble."""
+        raise NotImplementedError(f"{self.word} takes none over: {running.name}")
+
+    def says(self, running: Running) -> str:
+        """Have the engine start a program in a container, which prints what this gives."""
+        raise NotImplementedError(f"{self.word} takes none over: {running.name}")
+
     def stop_daemon(self) -> None:  # noqa: B027 - not every engine has one
         """End the daemons of the engine, and no container."""
 
@@ -99,6 +115,15 @@ class Engine(ABC):
         Gives how that is called; nothing where the engine does it by itself.
         """
         return ""
+
+    def images(self, running: Running) -> Path:  # noqa: ARG002 - for those that have a place each
+        """Give where the images of a container go."""
+        return self.ground.top / "images"
+
+    def dumping(self, running: Running, reference: Reference) -> tuple[object, ...]:
+        """Give the words for mountcr that dump a container."""
+        place = (reference.word, *reference.options)
+        return ("dump", *place, "--images", self.images(running), "--json")
 
     def reference(self, running: Running, *, by_name: bool) -> Reference:
         """Give how mountcr is told which container is meant: by its pid, or as its engine does."""

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from live.engine import Engine, limit
+from live.engine import SAYING, Engine, limit
 from live.ground import wait
 from live.images import LOG, NAME
 
@@ -137,6 +137,14 @@ class Podman(Engine):
             state=self.runtime_root() / found["id"],
             **({"upper": Path(found["upper"])} if found["upper"] else {}),
         )
+
+    def stop(self, running: Running) -> None:
+        """Stop it, which takes its root apart."""
+        self._podman("stop", "--time", "0", running.name)
+
+    def says(self, running: Running) -> str:
+        """Run a program by podman exec."""
+        return self._podman("exec", running.name, *SAYING)
 
     def _directory_of(self, id_: str, root: Path) -> str:
         """Give where the driver vfs keeps the files of a container."""

@@ -9,6 +9,7 @@ goes on.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from live.ground import Ground, Trouble, mounts_of, wait
+from live.engine import parent
+from live.ground import Ground, Trouble, mounts_of, runs, wait
 from live.images import FINAL, HELD, LOG, REMOVED
 from live.remains import Watch
 
@@ -115,20 +117,22 @@ def round_trip(
     make: Callable[[Ground], Engine],
     *,
     refused: bool = False,
+    through: bool = False,
     by_name: bool = True,
     keep: bool = False,
 ) -> Outcome:
     """
     Take a container of an engine through everything; nothing of it is left, but what is kept.
 
-    One that is to be `refused` must be so by the plan and the dump, and has to go on. mountcr is
-    told its pid, or its name.
+    One that is to be `refused` must be so by the plan and the dump, and has to go on. One that
+    comes back `through` its engine is the engine's again. mountcr is told its pid, or its name.
     """
     outcome = Outcome(variant)
     started = time.monotonic()
     ground = Ground()
     try:
-        _Trip(outcome, make(ground), ground, refused=refused).go(by_name=by_name)
+        trip = _Trip(outcome, make(ground), ground, refused=refused, through=through)
+        trip.go(by_name=by_name)
     finally:
         left = ground.close(keep=keep)
         if left:
@@ -140,11 +144,14 @@ def round_trip(
 
 
 class _Trip:
-    def __init__(self, outcome: Outcome, engine: Engine, ground: Ground, *, refused: bool) -> None:
+    def __init__(
+        self, outcome: Outcome, engine: Engine, ground: Ground, *, refused: bool, through: bool
+    ) -> None:
         self.outcome = outcome
         self.engine = engine
         self.ground = ground
         self.refused = refused
+        self.through = through
         self.images = ground.top / "images"
 
     def go(self, *, by_name: bool) -> None:
@@ -170,14 +177,17 @@ class _Trip:
         with self.outcome.step("rebuild"):
             self._rebuild(lent=by_name and self.engine.keeps_mounted)
         with self.outcome.step("restore"):
-            self._restore()
+            if self.through:
+                self._hand_over(running)
+            else:
+                self._restore(running)
 
     def _dump(self, reference: Reference, running: Running) -> bool:
         """Dump, watch what the engine takes away, and stop it; tell whether there are images."""
         watch = Watch(running)
         with self.outcome.step("dump"):
-            place = (reference.word, *reference.options)
-            words = ("dump", *place, "--images", self.images, "--json")
+            self.images = self.engine.images(running)
+            words = self.engine.dumping(running, reference)
             if self.refused:
                 self._is_refused(running, *words)
             else:
@@ -189,7 +199,8 @@ class _Trip:
             self.outcome.notes.append(f"its engine says: {self.engine.status(running)}")
             if word := self.engine.tidy(running):
                 remains.look(running, word)
-        self.engine.stop_daemon()
+        if not self.through:
+            self.engine.stop_daemon()
         remains.look(running, "with its daemon down")
         self.outcome.remains = remains.lines()
         return dumped
@@ -234,11 +245,9 @@ class _Trip:
         if left := sorted({*mounts_of(self.ground.top)} - {*before}):
             raise Trouble(f"umount left mounted: {', '.join(left)}")
 
-    def _restore(self) -> None:
+    def _restore(self, running: Running) -> None:
         before = {*mounts_of(self.ground.top)}
-        restored = msgspec.json.decode(
-            self._mountcr("restore", self.images, "--json"), type=_Restored
-        )
+        restored = self._by_script(running) if self.engine.script else self._by_mountcr()
         self.ground.remember(restored.pid)
         try:
             self._goes_on(restored.pid)
@@ -250,6 +259,42 @@ class _Trip:
             )
         if left := sorted({*mounts_of(self.ground.top)} - before):
             raise Trouble(f"left mounted when the container had ended: {', '.join(left)}")
+
+    def _by_mountcr(self) -> _Restored:
+        said = self._mountcr("restore", self.images, "--json")
+        return msgspec.json.decode(said, type=_Restored)
+
+    def _by_script(self, running: Running) -> _Restored:
+        """Restore by the name of a container, with docker-cr, which writes the pid into a file."""
+        said = self._mountcr("docker-cr", "-r", running.name)
+        _same(said, "restore successful\n", "what docker-cr says")
+        return _Restored(
+            int((self.images / "restore.pid").read_text()), announced=True, differences=[]
+        )
+
+    def _hand_over(self, running: Running) -> None:
+        """Claim that the engine knows the restored container, reaches into it and stops it."""
+        before = sorted(mounts_of(self.ground.top))
+        said = self._mountcr("restore", self.images, "--via", "engine", "--json")
+        restored = msgspec.json.decode(said, type=_Restored)
+        self.ground.remember(restored.pid)
+        keeper = parent(restored.pid)
+        self.ground.remember(keeper)
+        self.ground.remove_sockets(keeper)
+        status, _, complaint = self._start("restore", self.images, "--via", "engine")
+        if status != _REFUSED:
+            raise Trouble(f"again: exit status {status}, it was to be refused\n{complaint}")
+        self.outcome.notes.append(f"its engine says: {self.engine.status(running)}")
+        self._goes_on(restored.pid)
+        if restored.differences:
+            raise Trouble(f"differs: {restored.differences}")
+        _same(self.engine.says(running), "here\n", "what a program in it says")
+        self.engine.stop(running)
+        if runs(restored.pid):
+            raise Trouble("its engine has stopped it, and it runs")
+        self.outcome.notes.append(f"its engine says: {self.engine.status(running)}")
+        if sorted(mounts_of(self.ground.top)) != before:
+            raise Trouble(f"mounted: {', '.join(mounts_of(self.ground.top))}, and was {before}")
 
     def _goes_on(self, pid: int) -> None:
         """Claim that it counts on without a gap, and that all it wrote is there."""
@@ -300,6 +345,7 @@ class _Trip:
                 text=True,
                 timeout=100,
                 cwd=self.ground.top,
+                env={**os.environ, **self.engine.environment},
                 check=False,
             )
         except subprocess.TimeoutExpired as expired:
