@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from mountcr import devices, mountinfo, procstat
+from mountcr.boot import boot_id
 from mountcr.errors import StepError
 from mountcr.kernel.identity import identify, unique_mount_id
 from mountcr.paths import KPath, decode, encode
@@ -66,8 +67,6 @@ DIRECTORY: Final = KPath("/run/mountcr/journal")
 
 PARTIAL: Final = b".mountcr-partial"
 """How the name of a directory ends that is being made and not yet in its place."""
-
-_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="line", tag=str.lower):
@@ -256,12 +255,6 @@ def parse(data: bytes) -> list[Line]:
     """Read the lines of a record; one at the end that was being written is left out."""
     whole = data[: data.rfind(b"\n") + 1]
     return [_DECODER.decode(line) for line in whole.splitlines()]
-
-
-def boot_id() -> str:
-    """Give what names the time since the last boot."""
-    with open(_BOOT_ID, encoding="ascii") as file:
-        return file.read().strip()
 
 
 def note(line: Line) -> None:

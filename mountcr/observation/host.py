@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 
 from mountcr import mountinfo
+from mountcr.boot import boot_id
 from mountcr.criu import binary
-from mountcr.journal import boot_id
 from mountcr.kernel.overlay import module_parameters
 from mountcr.kernel.probes import probe_aufs, probe_criu_engine, probe_fuse
 from mountcr.model import Capabilities, Criu, Host

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from mountcr import journal, procstat
+from mountcr.boot import boot_id
 from mountcr.errors import PrivilegeError
 from mountcr.interrupts import held_back
 from mountcr.kernel.removal import remove_tree
@@ -213,5 +214,5 @@ def _is_free(directory: bytes) -> bool:
 
 
 def _same_boot(lines: list[journal.Line]) -> bool:
-    now = journal.boot_id()
+    now = boot_id()
     return all(line.boot == now for line in lines if isinstance(line, journal.Began))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr import journal, mountinfo
+from mountcr.boot import boot_id
 from mountcr.driver import get_driver
 from mountcr.errors import LeftBehindError, PrivilegeError, RefusedError, StepError, UsageError
 from mountcr.execute import applied
@@ -117,7 +118,7 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
         container=container,
         root=None,
         survey=found,
-        boot=journal.boot_id(),
+        boot=boot_id(),
     )
 
 
