@@ -10,10 +10,11 @@ the plan; 5 verification found differences; 6 this kernel, CRIU or driver cannot
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mountcr import __version__
 from mountcr.cli import commands
@@ -28,6 +29,9 @@ __all__ = ["build_parser", "main"]
 
 _INTERRUPTED: Final = 130
 
+_COLLECT_AFTER: Final = 50_000
+"""Objects until cycles are looked for: what is loaded has none, and a plan of many mounts few."""
+
 _COMPLETING: Final = "_ARGCOMPLETE"
 """The variable by which a shell asks what a word may become."""
 
@@ -41,8 +45,38 @@ the plan; 5 verification found differences; 6 this kernel, CRIU or driver cannot
 8 failed and something was left behind"""
 
 
+class _Formatter(argparse.HelpFormatter):
+    """
+    A formatter as wide as the terminal.
+
+    argparse makes one for each option that is added; told no width, it loads shutil to ask for it.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width())
+
+
+class _RawFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
+    """The same, which leaves descriptions as they are."""
+
+
+def _width() -> int:
+    """Give the columns of the terminal, by $COLUMNS or itself, less two, as argparse has it."""
+    told = os.environ.get("COLUMNS", "")
+    try:
+        columns = int(told) if told.isdigit() else os.get_terminal_size(1).columns
+    except OSError:
+        columns = 80
+    return (columns or 80) - 2
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, as every other error is said."""
+
+    def __init__(
+        self, *, formatter_class: type[argparse.HelpFormatter] = _Formatter, **options: Any
+    ) -> None:
+        super().__init__(formatter_class=formatter_class, **options)
 
     def error(self, message: str) -> NoReturn:
         complain(message, f"see `{self.prog} --help`")
@@ -66,7 +100,7 @@ def build_parser(word: str = "") -> argparse.ArgumentParser:
         prog="mountcr",
         description="Where a container's files come from, and how to put them back.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_RawFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mountcr {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -104,6 +138,7 @@ def _terminate(_number: int, frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit status. Never raises, but for SystemExit of the parser."""
+    gc.set_threshold(_COLLECT_AFTER)
     arguments = list(sys.argv[1:] if argv is None else argv)
     own, criu_options = _split(arguments)
     parser = build_parser(*own[:1])

@@ -134,7 +134,7 @@ def survey(roots: Roots | None = None) -> Survey:
     everybody = engines()
     by_name = {engine.name: engine for engine in everybody}
     asked = (_named(roots.engine, everybody),) if roots.engine else everybody
-    known = _known(asked, roots)
+    known = _Known(asked, roots).of(asked)
     damages = [(engine.name, damage) for engine in asked for damage in engine.damages()]
     described = [by_name[each.engine].describe(each, roots) for each in known]
     return Survey(described, damages)
@@ -146,7 +146,8 @@ def names(roots: Roots | None = None, *, ids: bool = False) -> list[str]:
 
     A name that several have is spelled `engine:name`.
     """
-    known = _known(engines(), roots or Roots.of_host())
+    everybody = engines()
+    known = _Known(everybody, roots or Roots.of_host()).of(everybody)
     plain = [each.name or each.id for each in known]
     count = Counter(plain)
     words = [
@@ -180,12 +181,12 @@ def find(reference: str, *, roots: Roots | None = None) -> Container:
         )
     if roots.engine and engine is None:
         engine = _named(roots.engine, everybody)
-    known = _known(everybody, roots)
-    candidates = _meanings(word, (engine,) if engine else everybody, known, roots)
+    known = _Known(everybody, roots)
+    candidates = _meanings(word, (engine,) if engine else everybody, known)
     if not candidates and (engine is None or engine.name == pid.Pid.name):
         candidates = _of_group(word)
     if not candidates:
-        raise not_found(reference, word, known, list(roots.directories()))
+        raise not_found(reference, word, known.of(everybody), list(roots.directories()))
     if len(candidates) > 1:
         raise ambiguous(reference, candidates)
     found = candidates[0]
@@ -193,9 +194,22 @@ def find(reference: str, *, roots: Roots | None = None) -> Container:
     return owner.describe(found, roots) if owner else found
 
 
-def _known(asked: Sequence[Engine], roots: Roots) -> list[Container]:
-    """List the containers of some engines."""
-    return once(c for engine in asked for c in engine.containers(roots))
+class _Known:
+    """What engines know of one host; each is asked for its list once, when it is needed."""
+
+    def __init__(self, everybody: Sequence[Engine], roots: Roots) -> None:
+        self.everybody = everybody
+        self.roots = roots
+        self._lists: dict[str, list[Container]] = {}
+
+    def of(self, asked: Sequence[Engine]) -> list[Container]:
+        """Give the containers of some engines, each once."""
+        return once(container for engine in asked for container in self._list(engine))
+
+    def _list(self, engine: Engine) -> list[Container]:
+        if engine.name not in self._lists:
+            self._lists[engine.name] = list(engine.containers(self.roots))
+        return self._lists[engine.name]
 
 
 _SHORT: Final = 8
@@ -225,27 +239,26 @@ def _named(name: str, everybody: Sequence[Engine], where: str = "") -> Engine:
     )
 
 
-def _meanings(
-    word: str, asked: Sequence[Engine], known: Sequence[Container], roots: Roots
-) -> list[Container]:
+def _meanings(word: str, asked: Sequence[Engine], known: _Known) -> list[Container]:
     """
     Give every container that a word may mean to the engines that are asked.
 
     What a path or a pid means is looked up among all that are known. A number that is no process
     is never taken for the beginning of an id: it may be a process that has just ended.
     """
-    theirs = [*known] if len(asked) > 1 else _known(asked, roots)
+    theirs = known.of(asked)
     found = of_state_directory(word, theirs)
     if found:
         return found
     failure: MountcrError | None = None
     for engine in asked:
         try:
-            answer = engine.lookup(word, roots)
+            answer = engine.lookup(word, known.roots)
         except MountcrError as error:
             failure = failure or error
         else:
-            found.extend(c for direct in answer or () for c in as_recorded(direct, known))
+            for direct in answer or ():
+                found.extend(as_recorded(direct, known.of(known.everybody)))
     found = distinct([*found, *exact(word, theirs)])
     if failure and not found:
         raise failure
