@@ -5,10 +5,11 @@ mountcr beside the engines: the plan of a container of podman, and the list of t
     tox -e benchmarks [-- --runs N --containers N]
 
 That environment has the wheel and what it needs, as a user's has; beside linters, typing_extensions
-is loaded too, which takes a tenth of the time. Needs root and podman (tools/provision --engines). A container of podman is started on a root of its
-own; `mountcr plan` of it is held to `podman inspect` of it, cold processes both, one after the
-other. Then data roots are written with N containers in containers/storage and N in Docker's layout,
-20 layers each, and `mountcr ls` of each and of both is timed; no daemon runs.
+is loaded too, which takes a tenth of the time. Needs root and podman (tools/provision --engines).
+A container of podman is started on a root of its own; `mountcr plan` of it is held to `podman
+inspect` of it, cold processes both, one after the other. Then data roots are written with N
+containers in containers/storage and N in Docker's layout, 20 layers each, and `mountcr ls` of each
+and of both is timed; no daemon runs.
 """
 
 from __future__ import annotations
