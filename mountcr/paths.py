@@ -13,6 +13,7 @@ Nothing here looks at a file system: paths of other mount namespaces have no mea
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final, NewType
 
@@ -25,6 +26,7 @@ __all__ = [
     "decode",
     "encode",
     "from_line",
+    "fsdecode",
     "is_beneath",
     "join",
     "name",
@@ -94,6 +96,16 @@ def decode(path: KPath) -> bytes:
         out.append(int(octal, 8) & 0xFF if octal else int(hexadecimal, 16))
         position = match.end()
     return bytes(out + path[position:].encode())
+
+
+def fsdecode(path: KPath) -> str:
+    r"""
+    Give the path as the functions of `os` take text, with surrogates for bytes that are no UTF-8.
+
+    >>> fsdecode(KPath('/srv/my\\040data'))
+    '/srv/my data'
+    """
+    return os.fsdecode(decode(path))
 
 
 def from_line(field: bytes) -> KPath:

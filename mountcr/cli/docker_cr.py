@@ -23,7 +23,6 @@ from mountcr.cli.progress import shown_progress
 from mountcr.criu.options import Kind
 from mountcr.engines import Roots, find, list_containers
 from mountcr.engines.docker.places import Usual, sites
-from mountcr.engines.roots import path_of
 from mountcr.errors import (
     CapabilityError,
     CriuError,
@@ -44,7 +43,7 @@ from mountcr.operations.docker_cr import (
     with_pid,
 )
 from mountcr.operations.restore import plan_restore
-from mountcr.paths import KPath, encode
+from mountcr.paths import KPath, encode, fsdecode
 from mountcr.planning.planner import make_plan
 from mountcr.render.plan import outline_plan
 from mountcr.render.table import Table
@@ -255,7 +254,7 @@ def _binds(images: KPath, given: dict[KPath, KPath]) -> dict[KPath, KPath]:
             hint = f"unset it, or name a file below {_home()}/init"
             raise NotFoundError(f"DOCKERINIT_BINARY {path} is not there", hint=hint)
         return {**given, _INIT: encode(path)}
-    if source is None or os.path.exists(path_of(source)):
+    if source is None or os.path.exists(fsdecode(source)):
         return given
     others = _inits()
     if len(others) != 1:

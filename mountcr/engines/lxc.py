@@ -17,9 +17,8 @@ import msgspec
 
 from mountcr.container import Container, ContainerMount
 from mountcr.engines.process import Init, freezers, oci_status
-from mountcr.engines.reading import Reader
-from mountcr.engines.roots import path_of
-from mountcr.paths import encode, from_line, join, parent
+from mountcr.engines.reading import Reader, names_in
+from mountcr.paths import encode, from_line, fsdecode, join, parent
 from mountcr.procstat import read_stat, read_status
 from mountcr.stack import Stack
 
@@ -103,7 +102,7 @@ class Lxc:
     def containers(self, roots: Roots) -> Iterator[Container]:
         """Give every directory with a configuration, running or not."""
         for lxcpath in self._lxcpaths(roots):
-            for name in _names(lxcpath):
+            for name in names_in(lxcpath):
                 if os.path.isfile(f"{lxcpath}/{name}/config"):
                     yield self._container(lxcpath, name)
 
@@ -112,7 +111,7 @@ class Lxc:
         if container.state_root is None:
             return container
         reader = Reader(container.state_root)
-        config = _read(path_of(join(container.state_root, f"{container.id}/config")), reader)
+        config = _read(fsdecode(join(container.state_root, f"{container.id}/config")), reader)
         storage, stack = _stack(config, reader)
         if stack and stack.driver == "vfs":
             rootfs: KPath | None = stack.directories[0]
@@ -142,7 +141,7 @@ class Lxc:
     def _lxcpaths(self, roots: Roots) -> list[str]:
         """Give the directories that hold containers, each once."""
         if roots.places:
-            found = [path_of(place.data) for place in roots.places]
+            found = [fsdecode(place.data) for place in roots.places]
             return [each for each in found if any(map(_is_lxc, _configs(each)))]
         if not roots.looks_everywhere:
             return []
@@ -234,15 +233,8 @@ def _told_by_monitor(pid: int) -> tuple[str, str]:
     return lxcpath, name
 
 
-def _names(lxcpath: str) -> list[str]:
-    try:
-        return sorted(os.listdir(lxcpath))
-    except OSError:
-        return []
-
-
 def _configs(lxcpath: str) -> Iterator[str]:
-    for name in _names(lxcpath):
+    for name in names_in(lxcpath):
         if os.path.isfile(f"{lxcpath}/{name}/config"):
             yield f"{lxcpath}/{name}/config"
 
@@ -294,10 +286,10 @@ def _stack(config: _Config, reader: Reader) -> tuple[str, Stack | None]:
         reader.damaged(config.file, _PATH, what)
     if stack is None:
         return backend, None
-    absent = [each for each in stack.directories if not os.path.isdir(path_of(each))]
+    absent = [each for each in stack.directories if not os.path.isdir(fsdecode(each))]
     for each in absent:
         what = f"is no directory; {encode(config.file)}: {_PATH} names it"
-        reader.damaged(path_of(each), "", what)
+        reader.damaged(fsdecode(each), "", what)
     if absent:
         return backend, None
     reader.tell("layers", config.file, _PATH)

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from mountcr.container import Damage
-from mountcr.engines.roots import path_of
-from mountcr.paths import encode
+from mountcr.paths import encode, fsdecode
 
 if TYPE_CHECKING:
     from mountcr.paths import KPath
@@ -51,7 +50,7 @@ class Reader:
     def __init__(self, *roots: KPath) -> None:
         self.damages: list[Damage] = []
         self.told: list[str] = []
-        real = (os.path.realpath(path_of(root)) for root in roots)
+        real = (os.path.realpath(fsdecode(root)) for root in roots)
         self._roots = tuple(f"{root.rstrip('/')}/" for root in real)
 
     def fresh(self) -> Reader:

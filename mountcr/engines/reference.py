@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from mountcr.errors import AmbiguousError, NotFoundError
-from mountcr.paths import KPath, decode, join
+from mountcr.paths import KPath, fsdecode, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -108,14 +108,14 @@ def beginning(word: str, known: Sequence[Container]) -> list[Container]:
 
 def of_state_directory(word: str, known: Sequence[Container]) -> list[Container]:
     """Give the container that is kept here: the directory of its runtime, or `ROOT/id`."""
-    spelled = [c for c in known if c.state_root and _path(join(c.state_root, c.id)) == word]
+    spelled = [c for c in known if c.state_root and fsdecode(join(c.state_root, c.id)) == word]
     if spelled or not os.path.isdir(word):
         return spelled
     path = os.path.realpath(word)
     return [
         c
         for c in known
-        if c.state_root and os.path.realpath(_path(join(c.state_root, c.id))) == path
+        if c.state_root and os.path.realpath(fsdecode(join(c.state_root, c.id))) == path
     ]
 
 
@@ -129,9 +129,9 @@ def as_recorded(container: Container, known: Sequence[Container]) -> list[Contai
         found = [c for c in known if c.pid == container.pid]
         found = [c for c in found if c.start_time in {0, container.start_time}]
     elif container.bundle:
-        path = os.path.realpath(_path(container.bundle))
+        path = os.path.realpath(fsdecode(container.bundle))
         found = [
-            c for c in known if c.pid and c.bundle and os.path.realpath(_path(c.bundle)) == path
+            c for c in known if c.pid and c.bundle and os.path.realpath(fsdecode(c.bundle)) == path
         ]
     else:
         found = []
@@ -221,8 +221,3 @@ def _hint(similar: Sequence[str], known: Sequence[Container], roots: Sequence[st
         return f"known here: {', '.join(listed[:_SHOWN])}{more}"
     searched = ", ".join(roots) or "any runtime root"
     return f"no container is known in {searched}; MOUNTCR_RUNTIME_ROOT names other runtime roots"
-
-
-def _path(path: KPath) -> str:
-    """Give a path as the functions of os take it."""
-    return os.fsdecode(decode(path))

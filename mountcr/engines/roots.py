@@ -12,21 +12,16 @@ import os
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
-from mountcr.paths import KPath, decode, encode
+from mountcr.paths import KPath, encode, fsdecode
 from mountcr.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Place", "Roots", "path_of"]
+__all__ = ["Place", "Roots"]
 
 _RUNTIMES: Final = ("runc", "crun", "youki")
 _EXTRA_ROOTS: Final = "MOUNTCR_RUNTIME_ROOT"
-
-
-def path_of(path: KPath) -> str:
-    """Give a path as the functions of `os` take it."""
-    return os.fsdecode(decode(path))
 
 
 class Place(Record, frozen=True, kw_only=True):
@@ -104,7 +99,7 @@ class Roots(Record, frozen=True, kw_only=True):
         """Give the runtime roots that are there, each once however it is spelled."""
         seen: set[tuple[int, int]] = set()
         for root in self.runtime:
-            path = path_of(root)
+            path = fsdecode(root)
             try:
                 found = os.stat(path)
             except OSError:

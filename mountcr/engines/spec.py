@@ -15,8 +15,7 @@ import msgspec
 from mountcr.container import ContainerMount
 from mountcr.engines.reading import Reader
 from mountcr.engines.records import OciSpec, namespace_paths
-from mountcr.engines.roots import path_of
-from mountcr.paths import encode, parent
+from mountcr.paths import encode, fsdecode, parent
 
 if TYPE_CHECKING:
     from mountcr.engines.records import OciMount
@@ -48,12 +47,12 @@ def with_spec(container: Container) -> Container:
     if file is None:
         return container
     reader = Reader(parent(file))
-    spec = reader.json(path_of(file), OciSpec, optional=True)
+    spec = reader.json(fsdecode(file), OciSpec, optional=True)
     damages = tuple(dict.fromkeys((*container.damages, *reader.damages)))
     if spec is None:
         return msgspec.structs.replace(container, spec=None, damages=damages)
     mounts, files, shm = mounts_of_spec(spec, container.bundle)
-    reader.tell("mounts", path_of(file), "mounts")
+    reader.tell("mounts", fsdecode(file), "mounts")
     return msgspec.structs.replace(
         container,
         spec=file,
@@ -99,7 +98,7 @@ def _source(mount: OciMount, bundle: KPath | None) -> KPath | None:
     options = mount.options or ()
     if not mount.source or not (mount.type in {"bind", ""} or {"bind", "rbind"} & set(options)):
         return None
-    base = path_of(bundle) if bundle else "/"
+    base = fsdecode(bundle) if bundle else "/"
     return encode(os.path.normpath(os.path.join(base, mount.source)))
 
 

@@ -26,7 +26,7 @@ from mountcr import paths
 from mountcr.model import FoundLayers
 from mountcr.overlayhome import LINKS, ShortNames, more_diffs, recorded_lowers
 from mountcr.overlayopts import OverlayOptions, parse_options
-from mountcr.paths import ROOT, KPath, decode, encode
+from mountcr.paths import ROOT, KPath, decode, encode, fsdecode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,7 +106,7 @@ def _known(mount: Mount) -> OverlayOptions | None:
             lowers=found.lowers, data=found.data, upper=found.upper, work=found.work
         )
     given = [*options.lowers, *options.data, *filter(None, (options.upper, options.work))]
-    if all(each.startswith("/") and not _is_short(_text(each)) for each in given):
+    if all(each.startswith("/") and not _is_short(fsdecode(each)) for each in given):
         return None
     return options
 
@@ -147,7 +147,7 @@ def _bases(options: OverlayOptions, near: Sequence[KPath]) -> Iterator[str]:
         for base in reversed([*paths.prefixes(paths.parent(place))]):
             if base not in seen:
                 seen.add(base)
-                yield _text(base)
+                yield fsdecode(base)
 
 
 def _at(
@@ -159,13 +159,13 @@ def _at(
     told = [f"the layers are there below {encode(base)}"] if relative else []
     layers: list[KPath] = []
     for layer in given:
-        found = _real(os.path.join(base, _text(layer)), told, names)
+        found = _real(os.path.join(base, fsdecode(layer)), told, names)
         if found is None:
             return None
         layers.append(encode(found))
     others: list[KPath | None] = []
     for each in (options.upper, options.work):
-        path = os.path.join(base, _text(each)) if each else ""
+        path = os.path.join(base, fsdecode(each)) if each else ""
         if each and not os.path.isdir(path):
             return None
         others.append(encode(path) if path else None)
@@ -230,10 +230,10 @@ def _by_number(
 def _own_directories(options: OverlayOptions, near: Sequence[KPath]) -> Iterator[str]:
     """Give the directories that may be the container's own: `diff` and `merged` are in it."""
     if options.upper and options.upper.startswith("/"):
-        yield os.path.dirname(_text(options.upper))
+        yield os.path.dirname(fsdecode(options.upper))
         return
     for place in near:
-        own, name = os.path.split(_text(place))
+        own, name = os.path.split(fsdecode(place))
         if name == "merged":
             yield own
 
@@ -268,7 +268,3 @@ def _read(path: str) -> str | None:
             return os.fsdecode(file.read().strip()) or None
     except OSError:
         return None
-
-
-def _text(path: KPath) -> str:
-    return os.fsdecode(decode(path))

@@ -10,7 +10,6 @@ the images as they are: externals are named by their mountpoints, as the runtime
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +23,7 @@ from mountcr.operations.clients.containerd import Containerd
 from mountcr.operations.clients.docker import Docker
 from mountcr.operations.clients.podman import Podman
 from mountcr.operations.restored import end_tasks, settle
-from mountcr.paths import decode
+from mountcr.paths import fsdecode
 from mountcr.planning.descriptors import STANDARD_STREAMS
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class ByEngine:
     @contextlib.contextmanager
     def ready(self) -> Generator[None]:
         """Have the images where the engine looks, for a block."""
-        with self._client.offered(os.fsdecode(decode(self._plan.choices.images))):
+        with self._client.offered(fsdecode(self._plan.choices.images)):
             yield
 
     def restore(self) -> int:

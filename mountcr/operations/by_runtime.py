@@ -25,7 +25,7 @@ from mountcr.journal import HandingOver, note
 from mountcr.kernel import mounts
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.operations.streams import standard_streams
-from mountcr.paths import KPath, decode
+from mountcr.paths import KPath, fsdecode
 from mountcr.planning.cgroups import crun_restores, layout
 from mountcr.planning.choices import RESTORE_ROOT
 from mountcr.programs import locate_program
@@ -65,7 +65,7 @@ class ByRuntime:
         _check(manifest, plan)
         self._command = [locate_program(self._container.engine)]
         if self._container.state_root:
-            self._command += ["--root", os.fsdecode(decode(self._container.state_root))]
+            self._command += ["--root", fsdecode(self._container.state_root)]
         criu = binary.require().command[0]
         path = f"{os.path.dirname(criu)}{os.pathsep}{os.environ.get('PATH', '')}"
         self._environment = dict(os.environ, PATH=path)
@@ -112,7 +112,7 @@ class ByRuntime:
             raise MountcrError(msg)
 
     def _restore(self) -> int:
-        images = os.fsdecode(decode(self._plan.choices.images))
+        images = fsdecode(self._plan.choices.images)
         with tempfile.TemporaryDirectory(prefix="mountcr-") as scratch:
             pid_file = f"{scratch}/pid"
             words = [
@@ -121,7 +121,7 @@ class ByRuntime:
                 f"--manage-cgroups-mode={self._plan.criu.restore_options.manage_cgroups}",
                 *("--image-path", images),
                 *("--work-path", images),
-                *("--bundle", os.fsdecode(decode(self._container.bundle or KPath("/")))),
+                *("--bundle", fsdecode(self._container.bundle or KPath("/"))),
                 *("--pid-file", pid_file),
                 self._container.id,
             ]

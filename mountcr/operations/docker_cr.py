@@ -20,7 +20,6 @@ from mountcr import manifest as manifests
 from mountcr.driver import recognise
 from mountcr.engines import pid as processes
 from mountcr.engines.reference import ambiguous, beginning, exact, not_found
-from mountcr.engines.roots import path_of
 from mountcr.errors import (
     MountcrError,
     NotFoundError,
@@ -34,7 +33,7 @@ from mountcr.observation import observe
 from mountcr.operations.dump import dump
 from mountcr.operations.locks import held
 from mountcr.operations.restore import restore
-from mountcr.paths import KPath, encode
+from mountcr.paths import KPath, encode, fsdecode
 from mountcr.rootfs.fingerprint import FINGERPRINT
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ def _check_root(container: Container) -> None:
 def _is_same(one: KPath, other: KPath) -> bool:
     """Tell whether two paths are the same directory; where one is not there, nobody can tell."""
     try:
-        return one == other or os.path.samefile(path_of(one), path_of(other))
+        return one == other or os.path.samefile(fsdecode(one), fsdecode(other))
     except OSError:
         return True
 
@@ -310,7 +309,7 @@ def restore_checkpoint(
 
     Raises what `restore` raises.
     """
-    pidfile = f"{path_of(images)}/{PIDFILE}"
+    pidfile = f"{fsdecode(images)}/{PIDFILE}"
     with contextlib.suppress(OSError):
         os.unlink(pidfile)
     result = restore(images, msgspec.structs.replace(choices, images=images), progress=progress)

@@ -8,10 +8,10 @@ They are read beside the daemon, which need not run. A container is found by its
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr.engines.containerd.places import USUAL, Instance, Usual, instances
+from mountcr.engines.reading import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,16 +101,9 @@ class Containerd:
         from mountcr.engines.containerd import records
 
         known = {(row.namespace, row.id) for row in listing.rows}
-        for space in [namespace] if namespace else _names(instance.bundles("")):
-            for name in _names(instance.bundles(space)):
+        for space in [namespace] if namespace else names_in(instance.bundles("")):
+            for name in names_in(instance.bundles(space)):
                 if (space, name) not in known:
                     container = records.unlisted(space, name, instance, listing.flaws)
                     self._know(container, instance)
                     yield container
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from mountcr.engines.roots import path_of
+from mountcr.paths import fsdecode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -99,10 +99,10 @@ def named(places: Iterable[Place], usual: Usual = USUAL) -> list[Instance]:
     pairs = {os.path.realpath(root): state for root, state in usual.pairs}
     found: list[Instance] = []
     for place in places:
-        root = path_of(place.data)
+        root = fsdecode(place.data)
         known = configured.get(os.path.realpath(root))
         state = known.state if known else pairs.get(os.path.realpath(root), usual.pairs[0][1])
-        run = path_of(place.run) if place.run else state
+        run = fsdecode(place.run) if place.run else state
         found.append(Instance(root, run, known.moved if known else {}, usual.runtime))
     return _there(found)
 

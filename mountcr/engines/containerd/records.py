@@ -20,10 +20,10 @@ from mountcr.engines.containerd import cri, nerdctl
 from mountcr.engines.containerd.wire import strings, unwrap
 from mountcr.engines.reading import Reader
 from mountcr.engines.records import OciSpec, namespace_paths
-from mountcr.engines.roots import path_of
 from mountcr.engines.runtime import with_process
 from mountcr.engines.spec import mounts_of_spec, with_spec
-from mountcr.paths import encode
+from mountcr.overlayhome import is_name
+from mountcr.paths import encode, fsdecode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +63,7 @@ def listed(row: Row, instance: Instance) -> Container:
         labels=row.labels,
         provenance=(f"container: {encode(database)}: {encode(row.field)}",),
     )
-    if not _is_name(row.id) or not _is_name(row.namespace):
+    if not is_name(row.id) or not is_name(row.namespace):
         reader.damaged(database, encode(row.field), "is no name that a directory can have")
         return _with_damages(container, reader.damages)
     return _running(container, row, instance, reader)
@@ -94,7 +94,7 @@ def described(
     if found.spec is None and row is not None:
         found = _with_stored_spec(found, row, instance, reader)
     if found.rootfs is None and found.bundle:
-        found = msgspec.structs.replace(found, rootfs=encode(f"{path_of(found.bundle)}/rootfs"))
+        found = msgspec.structs.replace(found, rootfs=encode(f"{fsdecode(found.bundle)}/rootfs"))
     mounts = found.mounts
     try:
         mounts = nerdctl.with_volumes(mounts, container.labels)
@@ -120,10 +120,6 @@ def _names(row: Row) -> tuple[str, tuple[str, ...]]:
     if cri.KIND in row.labels:
         return cri.named(row.labels)
     return row.labels.get(nerdctl.NAME, ""), ()
-
-
-def _is_name(text: str) -> bool:
-    return text not in {"", ".", ".."} and "/" not in text and "\0" not in text
 
 
 def _running(container: Container, row: Row, instance: Instance, reader: Reader) -> Container:
@@ -152,7 +148,7 @@ def _started(
 ) -> Container:
     """Add the bundle, if there is one, and the process."""
     bundle = _bundle(container, instance)
-    path = path_of(bundle)
+    path = fsdecode(bundle)
     pid, source = said.pid, said.source or f"{path}/init.pid"
     is_there = os.path.isdir(path)
     if is_there and not pid:
@@ -172,7 +168,7 @@ def _is_of(bundle: KPath, container: Container, instance: Instance) -> bool:
 
     `work` in it leads to a directory in the root (core/runtime/v2/bundle.go).
     """
-    there, here = path_of(bundle), path_of(_bundle(container, instance))
+    there, here = fsdecode(bundle), fsdecode(_bundle(container, instance))
     work = os.path.realpath(f"{there}/work")
     kept = f"{instance.root}/{os.path.relpath(here, instance.state)}"
     return os.path.realpath(there) == os.path.realpath(here) or work == os.path.realpath(kept)
@@ -197,7 +193,7 @@ def _bundle(container: Container, instance: Instance) -> KPath:
 
 def _torn_down(bundle: KPath) -> tuple[TornDown, ...]:
     return tuple(
-        TornDown(path=encode(f"{path_of(bundle)}{below}"), type="directory", mode=mode)
+        TornDown(path=encode(f"{fsdecode(bundle)}{below}"), type="directory", mode=mode)
         for below, mode in _TASK_DIRECTORIES
     )
 
@@ -216,7 +212,7 @@ def _with_stored_spec(
     return msgspec.structs.replace(
         container,
         rootfs=container.rootfs
-        or encode(posixpath.normpath(posixpath.join(path_of(bundle), spec.root.path))),
+        or encode(posixpath.normpath(posixpath.join(fsdecode(bundle), spec.root.path))),
         mounts=mounts,
         files=files,
         shm=shm,

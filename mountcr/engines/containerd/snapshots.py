@@ -21,9 +21,8 @@ from mountcr.container import Damage
 from mountcr.engines.containerd.metadata import Flaw, complaint, snapshot_name, text
 from mountcr.engines.containerd.places import Instance, named
 from mountcr.engines.containerd.wire import varint
-from mountcr.engines.roots import path_of
 from mountcr.errors import DocumentError
-from mountcr.paths import encode
+from mountcr.paths import encode, fsdecode
 from mountcr.stack import Stack
 
 if TYPE_CHECKING:
@@ -277,7 +276,7 @@ def _absent(stack: Stack, told: str) -> Iterator[Damage]:
 
 def _is_directory(path: KPath) -> bool:
     try:
-        return stat.S_ISDIR(os.lstat(path_of(path)).st_mode)
+        return stat.S_ISDIR(os.lstat(fsdecode(path)).st_mode)
     except OSError:
         return False
 

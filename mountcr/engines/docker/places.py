@@ -17,8 +17,7 @@ import msgspec
 
 from mountcr.container import Damage
 from mountcr.engines.reading import Reader, names_in
-from mountcr.engines.roots import path_of
-from mountcr.paths import KPath, encode
+from mountcr.paths import KPath, encode, fsdecode
 from mountcr.record import Record
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def sites(roots: Roots, usual: Usual) -> list[Site]:
     """Give every data root that is there and has Docker's layout, each once."""
     found: dict[KPath, Site] = {}
     for site in _named(roots, usual):
-        for data in _with_remapped(os.path.realpath(path_of(site.data))):
+        for data in _with_remapped(os.path.realpath(fsdecode(site.data))):
             key = encode(data)
             if key not in found and has_layout(data):
                 containerds = (encode(f"{data}/containerd/daemon"), usual.containerd)
@@ -107,7 +106,7 @@ def _named(roots: Roots, usual: Usual) -> Iterator[Site]:
         yield Site(data=place.data, runs=(place.run,) if place.run else runs)
     if not roots.looks_everywhere:
         return
-    yield from _configured(path_of(usual.configuration), usual.data, usual.run)
+    yield from _configured(fsdecode(usual.configuration), usual.data, usual.run)
     user = os.geteuid()
     home = roots.environ.get("HOME", "")
     if user and (home or roots.environ.get("XDG_DATA_HOME")):

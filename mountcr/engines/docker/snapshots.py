@@ -16,8 +16,8 @@ from mountcr.container import TornDown
 from mountcr.engines.containerd.places import is_root
 from mountcr.engines.containerd.snapshots import snapshot_stack
 from mountcr.engines.docker.graphdrivers import GRAPH_DRIVERS, RootFs
-from mountcr.engines.roots import Place, path_of
-from mountcr.paths import join
+from mountcr.engines.roots import Place
+from mountcr.paths import fsdecode, join
 
 if TYPE_CHECKING:
     from mountcr.engines.docker.places import Site
@@ -56,13 +56,13 @@ def _stack(container: str, snapshotter: str, site: Site, file: str, reader: Read
     found = snapshot_stack(_places(site), NAMESPACE, snapshotter, container)
     reader.told.extend(found.told)
     for damage in found.damages if found.stack is None else ():
-        reader.damaged(path_of(damage.file), damage.field, damage.what)
+        reader.damaged(fsdecode(damage.file), damage.field, damage.what)
     return found.stack
 
 
 def _places(site: Site) -> list[Place]:
     """Give the containerds that are there of those that a daemon may use, its own first."""
-    return [Place(data=each) for each in site.containerds if is_root(path_of(each))]
+    return [Place(data=each) for each in site.containerds if is_root(fsdecode(each))]
 
 
 def rootfs_of(container: str, snapshotter: str, site: Site, file: str, reader: Reader) -> RootFs:

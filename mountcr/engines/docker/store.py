@@ -18,11 +18,10 @@ from mountcr.engines.docker.layers import tell
 from mountcr.engines.docker.moved import Moved
 from mountcr.engines.docker.records import Config, HostConfig, State
 from mountcr.engines.reading import Reader, names_in
-from mountcr.engines.roots import path_of
 from mountcr.engines.runtime import with_process
 from mountcr.engines.spec import with_spec
 from mountcr.overlayhome import is_name
-from mountcr.paths import KPath, encode, name, parent
+from mountcr.paths import KPath, encode, fsdecode, name, parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,8 +62,8 @@ class Store:
 
     def __init__(self, site: Site, others: Sequence[str]) -> None:
         self._site = site
-        self._data = path_of(site.data)
-        self._runs = tuple(path_of(run) for run in site.runs)
+        self._data = fsdecode(site.data)
+        self._runs = tuple(fsdecode(run) for run in site.runs)
         self._reader = Reader(site.data, *site.runs)
         self._directories = Directories(self._data)
         self._records: dict[str, _Record] = {}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr.engines.reading import names_in
-from mountcr.engines.roots import path_of
 from mountcr.engines.storage.configuration import Files, StoragePlace, settings
+from mountcr.paths import fsdecode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +43,8 @@ def storage_places(roots: Roots, files: Files | None = None) -> list[StoragePlac
         return [usual] if _has_layout(usual.graph_root) else []
     found: list[StoragePlace] = []
     for place in roots.places:
-        graph = path_of(place.data)
-        run = path_of(place.run) if place.run else ""
+        graph = fsdecode(place.data)
+        run = fsdecode(place.run) if place.run else ""
         if _is_same(graph, usual.graph_root):
             named = msgspec.structs.replace(usual, graph_root=graph, run_root=run or usual.run_root)
         else:

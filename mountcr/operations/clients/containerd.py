@@ -19,7 +19,7 @@ from mountcr.engines.containerd.wire import strings, unwrap
 from mountcr.errors import CapabilityError, RefusedError
 from mountcr.operations.clients.client import State, failed
 from mountcr.operations.clients.grpc import Refused, Socket, number, pack, texts, unpack
-from mountcr.paths import KPath, decode
+from mountcr.paths import KPath, decode, fsdecode
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -99,7 +99,7 @@ class Containerd:
             raise
 
     def _failed(self, why: str) -> CriuError:
-        bundle = os.fsdecode(decode(self._container.bundle or KPath("/")))
+        bundle = fsdecode(self._container.bundle or KPath("/"))
         error = failed("containerd", why, f"{bundle}/work/restore.log")
         error.log, error.hint = "", "restore without --via engine"
         self._discard()

@@ -19,7 +19,7 @@ from mountcr import journal
 from mountcr.errors import CapabilityError, RefusedError
 from mountcr.kernel.removal import remove_tree
 from mountcr.operations.clients.client import State, call, complaint, failed
-from mountcr.paths import decode, encode
+from mountcr.paths import encode, fsdecode
 from mountcr.programs import locate_program
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Docker:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._program = locate_program("docker")
-        self._root = os.fsdecode(decode(container.state_root)) if container.state_root else ""
+        self._root = fsdecode(container.state_root) if container.state_root else ""
         self._place = f"{self._root}/containers/{container.id}/checkpoints/{_NAME}"
 
     def ready(self) -> State:

@@ -17,11 +17,11 @@ import msgspec
 
 from mountcr import journal
 from mountcr.criu import binary
-from mountcr.engines.roots import Roots, path_of
+from mountcr.engines.roots import Roots
 from mountcr.engines.storage.places import storage_places
 from mountcr.errors import RefusedError
 from mountcr.operations.clients.client import State, call, complaint, failed
-from mountcr.paths import decode
+from mountcr.paths import fsdecode
 from mountcr.programs import locate_program
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Podman:
         criu = binary.require().command[0]
         path = f"{os.path.dirname(criu)}{os.pathsep}{os.environ.get('PATH', '')}"
         self._environment = {"PATH": path}
-        self._bundle = os.fsdecode(decode(container.bundle)) if container.bundle else ""
+        self._bundle = fsdecode(container.bundle) if container.bundle else ""
 
     def ready(self) -> State:
         """Ask podman, which looks whether the container still runs."""
@@ -117,7 +117,7 @@ def _roots(container: Container) -> list[str]:
     """Say which storage, unless podman finds it by itself; its database knows the run root."""
     if container.state_root is None:
         return []
-    wanted = path_of(container.state_root)
+    wanted = fsdecode(container.state_root)
     for place in storage_places(Roots.of_host()):
         if os.path.realpath(place.graph_root) == os.path.realpath(wanted):
             return []
