@@ -210,15 +210,21 @@ def _check_layers(stack: Stack) -> None:
     """Name a layer that is gone, or that may not be looked at, before anything is made."""
     wanted = (*stack.lowers, *stack.data)
     for number, layer in enumerate(wanted, 1):
-        try:
-            found = look(decode(layer), follow=True)
-        except PermissionError as error:
-            msg = f"lower layer {number} of {len(wanted)} cannot be looked at: {layer}"
-            raise PrivilegeError(msg, hint="run as root") from error
-        if found is None or found.type is not InodeType.DIRECTORY:
-            msg = f"lower layer {number} of {len(wanted)} is gone: {layer}"
-            hint = "the image was removed since; pull it again, by digest"
-            raise RefusedError(msg, hint=hint)
+        hint = "the image was removed since; pull it again, by digest"
+        _check_layer(layer, f"lower layer {number} of {len(wanted)}", hint)
+    if stack.upper:
+        hint = "the container was removed since; what it wrote is lost with it"
+        _check_layer(stack.upper, "the writable layer", hint)
+
+
+def _check_layer(layer: KPath, name: str, hint: str) -> None:
+    try:
+        found = look(decode(layer), follow=True)
+    except PermissionError as error:
+        msg = f"{name} cannot be looked at: {layer}"
+        raise PrivilegeError(msg, hint="run as root") from error
+    if found is None or found.type is not InodeType.DIRECTORY:
+        raise RefusedError(f"{name} is gone: {layer}", hint=hint)
 
 
 def _make(at: KPath) -> None:

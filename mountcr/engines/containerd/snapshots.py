@@ -104,10 +104,10 @@ class Snapshots:
             return _broken(file, Flaw("", complaint(error, file)))
         where = f"{encode(file)}: v1/snapshots/{encode(name)}"
         absent = tuple(_absent(stack, f"{where}/id"))
-        if absent:
+        if any(os.path.lexists(fsdecode(each.file)) for each in absent):
             return Layers(None, damages=absent)
         told = tuple(_told(where, own, stack))
-        return Layers(msgspec.structs.replace(stack, provenance=told), told)
+        return Layers(msgspec.structs.replace(stack, provenance=told), told, absent)
 
 
 def snapshot_stack(places: Iterable[Place], namespace: str, snapshotter: str, key: str) -> Layers:

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
     from mountcr.paths import KPath
 
-__all__ = ["Directories"]
+__all__ = ["MISSING", "Directories"]
+
+MISSING: Final = "is missing"
+"""The complaint of a directory that is not there: what it is called is known all the same."""
 
 
 class Directories:
@@ -40,7 +43,7 @@ class Directories:
         try:
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return "is missing"
+            return MISSING
         except NotADirectoryError:
             return "is no directory"
         except OSError as error:

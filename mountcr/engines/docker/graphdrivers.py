@@ -4,7 +4,8 @@ Graph drivers: from the ids of a container's layers to what its root file system
 
 Each keeps its layers in a directory of its own below the data root, and has its own way to say
 which are below another (moby daemon/graphdriver of v1.9.1, v20.10.27 and v28.5.2). What is not
-known is not guessed: there is no stack then, and a damage that names the layer.
+known is not guessed: there is no stack then, and a damage that names the layer. A layer that is
+known and has no directory any more is a damage, and the stack says what was there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.container import TornDown
+from mountcr.engines.docker.directories import MISSING
 from mountcr.engines.docker.layers import name_in
 from mountcr.engines.docker.links import Links
 from mountcr.overlayhome import is_name
@@ -38,7 +40,6 @@ GRAPH_DRIVERS: Final = frozenset(
     {"aufs", "btrfs", "devicemapper", "fuse-overlayfs", "overlay", "overlay2", "vfs", "zfs"}
 )
 _OF_MERGED: Final = 0o700
-_MISSING: Final = "is missing"
 
 
 class RootFs(NamedTuple):
@@ -109,6 +110,8 @@ class GraphDriver:
                 self._reader.damaged(lower, f"layer {number}", link.complaint)
             elif link.repaired:
                 self._reader.tell(f"{names[number]} is lost, layer {number}", link.repaired)
+            if link.lost:
+                self._reader.damaged(lower, f"layer {number}", link.lost)
         rootfs = self._spelled(f"{directory}/merged")
         torn = (TornDown(path=rootfs, type="directory", mode=_OF_MERGED),)
         usable = self._usable(f"{directory}/diff", lower, "writable layer")
@@ -209,11 +212,12 @@ class GraphDriver:
         directory = f"{self._home}/{below}"
         told = self._told(layers, f"{directory}")
         complaint = self._directories.complaint(directory)
-        if complaint and (lasts or complaint != _MISSING):
+        if complaint and (lasts or complaint != MISSING):
             self._reader.damaged(directory, "", complaint)
-            return RootFs(None, self._spelled(directory))
-        if complaint:
+        elif complaint:
             self._reader.tell("the root file system is not mounted", directory)
+        if complaint not in {"", MISSING}:
+            return RootFs(None, self._spelled(directory))
         path = self._spelled(directory)
         return RootFs(Stack(driver="vfs", upper=path, provenance=told), path)
 
@@ -229,7 +233,7 @@ class GraphDriver:
     def _devicemapper(self, layers: Layers) -> RootFs:
         record = f"{self._home}/metadata/{layers.id}"
         if not os.path.exists(record):
-            self._reader.damaged(record, "", _MISSING)
+            self._reader.damaged(record, "", MISSING)
             return RootFs(None, None)
         return self._plain(layers, f"mnt/{layers.id}/rootfs", lasts=False)
 
@@ -247,11 +251,15 @@ class GraphDriver:
         return RootFs(Stack(driver="vfs", upper=path, provenance=self._told(layers, file)), path)
 
     def _usable(self, directory: str, file: str, field: str) -> bool:
-        """Tell whether a layer is there; that it is not is a damage of the file that names it."""
+        """
+        Tell whether a layer can be named; what is wrong is a damage of the file that names it.
+
+        One that is not there can; one that lies elsewhere is not this engine's.
+        """
         complaint = self._directories.complaint(directory)
         if complaint:
             self._reader.damaged(file, field, f"{directory} {complaint}")
-        return not complaint
+        return complaint in {"", MISSING}
 
     def _compare(self, layers: Layers, found: tuple[str, ...], file: str) -> None:
         """Hold what the graph driver says against what the engine says of the same container."""

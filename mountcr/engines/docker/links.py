@@ -2,14 +2,15 @@
 """
 The short names that overlay2 and fuse-overlayfs have for layers: `l/<26 letters>`.
 
-A layer is usable if its directory is there and below the data root by all its links. A link that
-leads to none is read from the file `link` of the layer.
+A layer is usable if its directory is below the data root by all its links; one without content is
+known all the same. A link that leads to none is read from the file `link` of the layer.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from mountcr.engines.docker.directories import MISSING
 from mountcr.overlayhome import ShortNames, layer_of, short_name
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ class Link(NamedTuple):
     What a short name stands for.
 
     `id` is the layer, empty where that is not known, and `complaint` says why. `repaired` is the
-    file that told, where the link itself does not.
+    file that told, where the link itself does not, and `lost` a directory that is not there.
     """
 
     id: str
     complaint: str = ""
     repaired: str = ""
+    lost: str = ""
 
 
 class Links:
@@ -62,16 +64,24 @@ class Links:
         layer = layer_of(target)
         if not layer:
             return self._repaired(name, f"{link} leads to {target}, which is no layer")
-        wrong = self._directories.complaint(f"{self._home}/{layer}/diff")
+        wrong, lost = self._look(layer)
         if wrong:
             return self._repaired(name, f"{link} leads to {target}: {wrong}")
-        return Link(layer)
+        return Link(layer, lost=lost)
+
+    def _look(self, layer: str) -> tuple[str, str]:
+        """Say what is wrong with a layer, and which directory of one that is there is not."""
+        path = f"{self._home}/{layer}"
+        complaint = self._directories.complaint(f"{path}/diff")
+        if complaint == MISSING and not self._directories.complaint(path):
+            return "", f"{path}/diff {MISSING}"
+        return complaint, ""
 
     def _repaired(self, name: str, complaint: str) -> Link:
         """Look for the layer whose own file has the name."""
         layer = self._names.repaired(name)
-        path = f"{self._home}/{layer}"
-        if layer and not self._directories.complaint(f"{path}/diff"):
-            return Link(layer, repaired=f"{path}/link")
+        wrong, lost = self._look(layer) if layer else ("", "")
+        if layer and not wrong:
+            return Link(layer, repaired=f"{self._home}/{layer}/link", lost=lost)
         why = f", and {layer} has no directory" if layer else ", and no layer has that name"
         return Link("", complaint + why)

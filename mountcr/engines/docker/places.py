@@ -45,6 +45,10 @@ _MARKS: Final = (
 """What a data root has beside `containers`: `image` or a graph driver's, or that of snapshots."""
 
 
+_RECORDS: Final = ("config.v2.json", "config.json")
+"""What a container has of which nothing else is left, as where a data root was copied in part."""
+
+
 class _Daemon(msgspec.Struct, frozen=True, rename="kebab"):
     """`daemon.json`, the options of the daemon; `graph` is the data root before Docker 17.05."""
 
@@ -96,7 +100,13 @@ def has_layout(data: str) -> bool:
     """Tell whether a directory is a data root of Docker."""
     if not os.path.isdir(f"{data}/containers"):
         return False
-    return any(os.path.isdir(f"{data}/{mark}") for mark in _MARKS)
+    if any(os.path.isdir(f"{data}/{mark}") for mark in _MARKS):
+        return True
+    return any(
+        os.path.isfile(f"{data}/containers/{name}/{record}")
+        for name in names_in(f"{data}/containers")
+        for record in _RECORDS
+    )
 
 
 def _named(roots: Roots, usual: Usual) -> Iterator[Site]:

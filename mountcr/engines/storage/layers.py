@@ -66,8 +66,10 @@ class Layers:
             return Root(None, None)
         if os.path.islink(path) or not os.path.isdir(path):
             lost = "is not mounted, or missing" if driver == "zfs" else "is missing"
-            reader.damaged(path, "", "not a directory" if os.path.lexists(path) else lost)
-            return Root(None, encode(path))
+            there = os.path.lexists(path)
+            reader.damaged(path, "", "not a directory" if there else lost)
+            if there or driver == "zfs":
+                return Root(None, encode(path))
         reader.tell("stack", path)
         return Root(Stack(driver="vfs", upper=encode(path)), encode(path))
 
@@ -75,6 +77,7 @@ class Layers:
         top = self._overlay.layer(layer)
         if top.damage:
             reader.damages.append(top.damage)
+        if not top.content:
             return Root(None, encode(f"{top.path}/merged") if top.path else None)
         merged = encode(f"{top.path}/merged")
         chain = self._chain(layer, reader)
@@ -121,7 +124,7 @@ class Layers:
                 found = self._overlay.layer(each)
                 if found.damage:
                     reader.damages.append(found.damage)
-                if found.damage or self._is_image(found.composefs, reader):
+                if not found.content or self._is_image(found.composefs, reader):
                     sound = False
                 lowers.extend(found.content)
             if not sound:

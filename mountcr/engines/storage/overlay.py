@@ -37,7 +37,11 @@ _COMPOSEFS: Final = "composefs-data/composefs.blob"
 
 
 class OverlayLayer(NamedTuple):
-    """A layer: its directory, and those with its content, top first; or what is wrong with it."""
+    """
+    A layer: its directory, and those with its content, top first, and what is wrong with it.
+
+    One that is wrong and has content is one whose content is gone.
+    """
 
     path: str
     content: tuple[KPath, ...] = ()
@@ -138,6 +142,8 @@ class OverlayHome:
                 if not stat.S_ISDIR(os.lstat(path).st_mode):
                     return _damaged(path, path, "not a directory")
             content = self._content(path)
+        except FileNotFoundError as error:
+            return _without_content(path, error)
         except OSError as error:
             return _damaged(path, error.filename or path, error.strerror or "cannot be read")
         if isinstance(content, str):
@@ -189,6 +195,14 @@ class OverlayHome:
 
 def _damaged(path: str, file: str, what: str) -> OverlayLayer:
     return OverlayLayer(path, damage=Damage(file=encode(file), what=what))
+
+
+def _without_content(path: str, error: FileNotFoundError) -> OverlayLayer:
+    """Give a layer that is there without its content: what that is called is known all the same."""
+    if not _is_directory(path):
+        return _damaged(path, error.filename or path, error.strerror or "is missing")
+    content = f"{path}/diff"
+    return _damaged(path, content, "is missing")._replace(content=(encode(content),))
 
 
 def _is_directory(path: str) -> bool:

@@ -152,10 +152,14 @@ def test_a_broken_chain_is_no_stack(daemon: Daemon, what: str, message: str) -> 
 
 
 def test_a_layer_that_is_not_there_is_named(daemon: Daemon) -> None:
-    """A directory that is gone, or a symbolic link in its place, leaves no stack."""
+    """A directory that is gone is named; a symbolic link in its place leaves no stack."""
     daemon.layered("web")
     daemon.write()
     Path(daemon.fs(1)).rmdir()
+    found = daemon.described("web")
+    assert found.stack
+    assert daemon.fs(1) in found.stack.lowers
+    assert [each.file for each in found.damages] == [daemon.fs(1)]
     Path(daemon.fs(2)).rmdir()
     Path(daemon.fs(2)).symlink_to("/etc")
     found = daemon.described("web")
