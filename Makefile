@@ -41,7 +41,7 @@ TYPE = wrong=0; $(BIN)/mypy || wrong=1; \
 test: $(STAMP) ## run the linters, the type checkers and every test that this machine can run
 	@status=0; { $(LINT); } || status=1; \
 	{ $(TYPE); } || status=1; \
-	$(BIN)/python -m pytest $(PYTEST) || status=1; exit $$status
+	$(BIN)/python -m pytest -m 'not long' $(PYTEST) || status=1; exit $$status
 
 .PHONY: lint
 lint: $(STAMP) ## run ruff, as formatter and as linter

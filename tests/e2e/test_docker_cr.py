@@ -26,6 +26,8 @@ from mountcr.observation.aufs import branches_in_sysfs
 if TYPE_CHECKING:
     from e2e.conftest import Place
 
+pytestmark = pytest.mark.long
+
 OVERLAY2 = Layout("28", "overlay2")
 OLD = Layout("1.9", "overlay")
 

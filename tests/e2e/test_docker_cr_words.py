@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from e2e.conftest import Place
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def home(place: Place) -> Home:
