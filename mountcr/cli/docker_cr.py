@@ -23,6 +23,7 @@ from mountcr.cli.progress import shown_progress
 from mountcr.criu.options import Kind
 from mountcr.engines import Roots, find, list_containers
 from mountcr.engines.docker.places import Usual, sites
+from mountcr.engines.reading import names_in
 from mountcr.errors import (
     CapabilityError,
     CriuError,
@@ -267,11 +268,7 @@ def _binds(images: KPath, given: dict[KPath, KPath]) -> dict[KPath, KPath]:
 def _inits() -> list[str]:
     """Give Docker's own inits that are there."""
     directory = f"{_home()}/init"
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError:
-        return []
-    return [f"{directory}/{name}" for name in names if name.startswith("dockerinit")]
+    return [f"{directory}/{name}" for name in names_in(directory) if name.startswith("dockerinit")]
 
 
 def _say_log(error: BaseException) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import msgspec
 
 from mountcr.engines.process import CGROUPS, freezers, init_process, oci_status
-from mountcr.engines.reading import Reader
+from mountcr.engines.reading import Reader, names_in
 from mountcr.engines.records import (
     CrunStatus,
     OciSpec,
@@ -140,11 +140,7 @@ def _damaged(engine: str, root: str, file: str) -> Container | None:
 def _state_directories(roots: Roots) -> Iterator[tuple[str, str]]:
     """Give each runtime root with each directory in it, in the order of their names."""
     for root in roots.directories():
-        try:
-            names = sorted(os.listdir(root))
-        except OSError:
-            continue
-        for name in names:
+        for name in names_in(root):
             yield root, f"{root}/{name}"
 
 
