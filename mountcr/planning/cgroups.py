@@ -102,12 +102,8 @@ def cgroup_steps(
         wanted = _ancestors(place)
         if mode not in _MAKING:
             wanted.append(place)
-        for path in wanted:
-            directory = paths.join(base, path)
-            because = (
-                f"tasks were in {member.path} of {member.controllers or 'the unified hierarchy'}"
-            )
-            steps.setdefault(directory, CgroupDirectory(path=directory, because=because))
+        hierarchy = member.controllers or "the unified hierarchy"
+        _make(steps, base, wanted, f"tasks were in {member.path} of {hierarchy}")
     return tuple(steps.values())
 
 
@@ -136,15 +132,19 @@ def source_steps(
     steps: dict[KPath, Step] = {}
     own = own_directories(facts, host)
     for external in externals:
-        base = own.get(external.source) if external.source else None
-        if external.source is None or base is None:
+        if external.source is None or external.source not in own:
             continue
+        base = own[external.source]
         below = KPath("/" + paths.relative_to(external.source, base))
-        for path in (*_ancestors(below), below):
-            directory = paths.join(base, path)
-            because = f"{external.mountpoint} comes from it"
-            steps.setdefault(directory, CgroupDirectory(path=directory, because=because))
+        _make(steps, base, [*_ancestors(below), below], f"{external.mountpoint} comes from it")
     return tuple(steps.values())
+
+
+def _make(steps: dict[KPath, Step], base: KPath, groups: Iterable[KPath], because: str) -> None:
+    """Add a step for the directory of each group of a hierarchy that has none yet."""
+    for group in groups:
+        directory = paths.join(base, group)
+        steps.setdefault(directory, CgroupDirectory(path=directory, because=because))
 
 
 def _place(facts: Facts, member: CgroupMember, moved: KPath | None) -> KPath:
