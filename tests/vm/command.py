@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import shlex
 import sys
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from vm.rootfs import Root
 
-__all__ = ["cache_directory", "disks", "main"]
+__all__ = ["cache_directory", "disks", "locked", "main"]
 
 _UNFINISHED = 125
 _NOT_STARTED = 126
@@ -43,6 +44,14 @@ def cache_directory() -> Path:
     path = Path(named) if named else Path(base) / "mountcr/vm"
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def locked(cache: Path) -> Generator[Path]:
+    """Keep others from preparing anything in the cache meanwhile."""
+    with (cache / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield cache
 
 
 @contextlib.contextmanager
@@ -85,8 +94,8 @@ def main(words: list[str]) -> int:
 
 
 def _run(given: argparse.Namespace, line: str) -> int:
-    cache = cache_directory()
-    kernel, root = prepare(given.kernel, cache), prepare_root(cache)
+    with locked(cache_directory()) as cache:
+        kernel, root = prepare(given.kernel, cache), prepare_root(cache)
     if given.disk is not None and not given.disk.exists():
         machine.make_scratch(given.disk)
     guest = Guest(given.memory, given.processors, "tcg", given.limit)
