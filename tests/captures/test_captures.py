@@ -81,6 +81,19 @@ def test_facts_go_through_json(capture: Path) -> None:
     assert resolve(again) == resolve(facts)
 
 
+@EVERY
+def test_which_kernel_it_was(capture: Path) -> None:
+    """A recording tells its kernel by itself, and is called after the series of it."""
+    told = (capture / "outside/uname").read_text().rstrip("\n")
+    assert told == " ".join(json.loads((capture / "manifest.json").read_text())["uname"])
+    release = told.split()[2]
+    assert (capture / "outside/version").read_text().startswith(f"Linux version {release} ")
+    named = capture.name.split("-")[1]
+    assert f"{release}.".startswith((f"{named}.", f"{named}-"))
+    if (capture / "sysfs-aufs").exists():
+        assert (capture / "outside/module-aufs").read_text().startswith(f"version: {named}")
+
+
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     """`files CAPTURE` has the keys that other tools read; `--quirks` gives what was wrong."""
     assert main(["files", str(LEAKING), "--json"]) == 0
