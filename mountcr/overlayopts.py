@@ -3,8 +3,8 @@ r"""
 OverlayFS option text: what mountinfo shows to layers, and layers to what mount(2) takes.
 
 Three spellings exist. mount(2) takes and shows `lowerdir=A:B`, with `\:` and `\,` for a colon
-and a comma in a name. Linux 6.5 to 6.7 show the same list with the colon as `\072`. Since Linux
-6.8 layers given one by one are shown as repeated `lowerdir+=A` and `datadir+=D`, without any
+and a comma in a name. Linux 6.5 and 6.6 show the same list with the colon as `\072`. Since Linux
+6.7 layers given one by one are shown as repeated `lowerdir+=A` and `datadir+=D`, without any
 escape of overlay's own (fs/overlayfs/super.c and params.c, `ovl_show_options()`). mountinfo adds
 octal escapes on top of each. `::` begins the data-only layers (Linux 6.5).
 

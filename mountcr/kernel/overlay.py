@@ -3,7 +3,7 @@
 Mounting OverlayFS: a ladder of system calls, and the comparison of what came of it.
 
 Newest rung first, each tried by calling: layers by descriptor (`lowerdir+` with FSCONFIG_SET_FD,
-Linux 6.13), layers by name (`lowerdir+`, Linux 6.8, 255 bytes each), then mount(2), whose data
+Linux 6.13), layers by name (`lowerdir+`, Linux 6.7, 255 bytes each), then mount(2), whose data
 ends at 4095 bytes without an error. What does not fit into them as it is may do so with layers
 relative to the directory they have in common, or as the numbers of descriptors in /proc/self/fd;
 both want a working directory, which a thread has for itself. No rung is chosen by version.
@@ -106,7 +106,7 @@ def _give_up(at: KPath, complaints: Sequence[str]) -> NoReturn:
     raise CapabilityError(
         msg,
         probe="overlay lowerdir+",
-        hint="use Linux 6.8 or newer, shorter layer paths, or --driver vfs",
+        hint="use Linux 6.7 or newer, shorter layer paths, or --driver vfs",
     )
 
 

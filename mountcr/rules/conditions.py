@@ -110,7 +110,7 @@ def foreign_autofs(graph: MountGraph, pipes: Collection[str]) -> Found:
     C6: an autofs whose pipe no task of the container reads from.
 
     CRIU looks for the end of the pipe in the task that the mount names (criu/autofs.c,
-    `autofs_find_pipe_read_end()`); the pipe is shown since Linux 4.11.
+    `autofs_find_pipe_read_end()`); the pipe is shown since Linux 4.6.
     """
     for node, mount in graph.of_type("autofs"):
         pipe = parsed_options(mount.super_options).get("pipe_ino")

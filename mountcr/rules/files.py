@@ -217,7 +217,7 @@ def _leftovers(context: Context) -> Iterator[Found]:
 # --- Watches --------------------------------------------------------------------------------------
 
 _DEFAULT_HANDLE: Final = 0x81
-"""FILEID_INO64_GEN, which the kernel gives for a file system that takes no handles (Linux 6.6)."""
+"""FILEID_INO64_GEN, which the kernel gives for a file system that takes no handles (Linux 6.7)."""
 
 
 def _watches(context: Context) -> Iterator[Found]:
