@@ -75,8 +75,9 @@ def mount_overlay(at: KPath, options: OverlayOptions) -> None:
     Mount an overlay at a directory and compare the result with what was asked.
 
     Layers are absolute. Raises StepError naming the layer that is gone, the marker that a volatile
-    mount left, or what the kernel made otherwise, CapabilityError when no rung of the ladder takes
-    that many or that long layers, OSError otherwise. Nothing stays mounted on failure, and the
+    mount left, the upper whose index is of other layers, or what the kernel made otherwise,
+    CapabilityError when no rung of the ladder takes that many or that long layers, OSError
+    otherwise. Nothing stays mounted on failure, and the
     working directory stays what it is.
     """
     complaints: list[str] = []
@@ -116,6 +117,7 @@ def _explain(
     """Raise what a mount failed with, or what is behind it, which the kernel does not say."""
     _check_layers(options)
     _check_marker(options)
+    _check_index(options, error)
     count = len(options.lowers) + len(options.data)
     if count > _MOST_LAYERS and error.errno == errno.EINVAL:
         msg = f"overlay at {at}: {count} layers, and the kernel takes {_MOST_LAYERS}"
@@ -150,6 +152,18 @@ def _check_marker(options: OverlayOptions) -> None:
         )
         hint = "if there was no crash since, remove that directory; else write into a copy: --upper"
         raise StepError(msg, errno=errno.EINVAL, hint=hint)
+
+
+def _check_index(options: OverlayOptions, error: OSError) -> None:
+    """Say what a stale handle is: an upper with an index is bound to the very directories."""
+    if error.errno != errno.ESTALE:
+        return
+    msg = (
+        f"upper {options.upper} has an index, which was made of another directory than "
+        f"{options.lowers[0]}, or of another upper: one of them was copied or made anew"
+    )
+    hint = "bring back the layers as they were; else write into a copy: --upper"
+    raise StepError(msg, errno=errno.ESTALE, hint=hint) from error
 
 
 # --- The mount API --------------------------------------------------------------------------------

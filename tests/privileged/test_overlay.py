@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,9 +18,6 @@ from mountcr.kernel.volatile import marker_identity, remove_marker
 from mountcr.overlayopts import OverlayOptions, format_options, parse_options, unmet_options
 from mountcr.paths import KPath, decode, encode, join
 from scratch import HOSTILE, LADDER, NEW_CALLS, directories, has, lack, mounted, needs, tmpfs
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.requires("overlay")
 
@@ -313,6 +311,28 @@ def test_the_marker_of_a_volatile_mount_is_named(lacking: tuple[str, ...], tmp_p
     assert remove_marker(marker, marker_identity(marker))
     assert not remove_marker(marker, "")
     mount_overlay(at, options)
+
+
+@pytest.mark.parametrize("lacking", LADDER.values(), ids=LADDER)
+@pytest.mark.parametrize("copied", ["the topmost lower layer", "the upper"])
+def test_an_index_of_other_layers_is_named(
+    copied: str, lacking: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The kernel says no more than ESTALE to an upper with an index whose layers are copies."""
+    at, options = stack(tmpfs(tmp_path))
+    options = msgspec.structs.replace(options, others=("index=on",))
+    mount_overlay(at, options)
+    syscalls.umount2(decode(at))
+    assert options.upper
+    layer = Path(os.fsdecode(decode(options.upper if "upper" in copied else options.lowers[0])))
+    layer.rename(layer.with_name("was"))
+    subprocess.run(["cp", "-a", layer.with_name("was"), layer], check=True)
+    lack(*lacking)
+    with pytest.raises(StepError, match=r"upper .*/up has an index.* was copied") as caught:
+        mount_overlay(at, options)
+    assert caught.value.errno == errno.ESTALE
+    assert caught.value.hint
+    assert mounted(at) == []
 
 
 def test_the_mount_is_found_by_its_id(tmp_path: Path) -> None:
