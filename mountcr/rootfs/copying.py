@@ -3,7 +3,7 @@
 Copies of the content of regular files: shared extents where the file system can, holes as holes.
 
 Extents are shared by FICLONE (ioctl_ficlone(2)), which takes two files of one superblock; before
-Linux 5.19 they had to be reached through one mount too, EXDEV otherwise. Next comes
+Linux 5.18 they had to be reached through one mount too, EXDEV otherwise. Next comes
 copy_file_range(2), then reading and writing. Files are never mapped into memory: one that is
 truncated meanwhile would end the process with SIGBUS instead of an error.
 """

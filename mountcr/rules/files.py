@@ -219,6 +219,9 @@ def _leftovers(context: Context) -> Iterator[Found]:
 _DEFAULT_HANDLE: Final = 0x81
 """FILEID_INO64_GEN, which the kernel gives for a file system that takes no handles (Linux 6.7)."""
 
+_NUMBERED: Final = frozenset({"xfs", "erofs"})
+"""Types that take handles of that very type (fs/xfs/xfs_export.c, `xfs_fs_encode_fh()`)."""
+
 
 def _watches(context: Context) -> Iterator[Found]:
     """N1: what is watched is opened by its file handle, else searched in a few directories."""
@@ -253,7 +256,9 @@ def _takes_no_handle(mount: Mount, mark: Mark) -> bool:
         return "nfs_export=on" not in mount.super_options.split(",")
     if fstype in {"tmpfs", "devtmpfs"}:
         return False
-    return fstype in {"aufs", "fuse"} or mark.handle == _DEFAULT_HANDLE
+    if fstype in {"aufs", "fuse"}:
+        return True
+    return mark.handle == _DEFAULT_HANDLE and fstype not in _NUMBERED
 
 
 PREDICATES: Final = {

@@ -169,6 +169,9 @@ CASES: Final = (
     Case("L5", "net:[7]", held(shown=KPath("net:[7]"), at_path=None)),
     Case("L6", "/f", held(locked=True), cured=True),
     Case("N1", "inode 7 on /", held(shown=KPath("anon_inode:inotify"), stat=None, marks=(WATCH,))),
+    Case("N1", "inode 7 on /p", held("11 10 0:61 / /p rw - pstore p rw",
+         shown=KPath("anon_inode:inotify"), stat=None,
+         marks=(Mark(kind="inotify", dev="0:61", ino=7, handle=0x81),))),
     Case("N1", "inode 7 on /", held(shown=KPath("anon_inode:inotify"), stat=None, marks=(WATCH,)),
          choices=given("--irmap-scan-path", "/w"), cured=True),
     Case("F5", GONE, held(shown=GONE, at_path=None)),
@@ -273,6 +276,12 @@ SOUND: Final = {
         shown=KPath("anon_inode:inotify"),
         stat=None,
         marks=(Mark(kind="inotify", dev="0:60", ino=7, handle=1),),
+    ),
+    "a watch on an xfs": held(
+        "11 10 8:1 / /x rw - xfs /dev/x rw",
+        shown=KPath("anon_inode:inotify"),
+        stat=None,
+        marks=(Mark(kind="inotify", dev="8:1", ino=7, handle=0x81),),
     ),
     "a fanotify mark on a mount": held(
         shown=KPath("anon_inode:fanotify"), stat=None, marks=(Mark(kind="fanotify", mnt_id=10),)
