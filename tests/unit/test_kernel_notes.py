@@ -125,6 +125,16 @@ def test_the_rules_of_a_note(path: Path) -> None:
     assert set(read(path).fields.rules) <= table().keys()
 
 
+def test_a_rule_of_some_kernels_has_a_note() -> None:
+    """It says of the same releases that they have the quirk."""
+    notes = [read(each).fields for each in NOTES]
+    limited = {key: rule for key, rule in table().items() if rule.kernel_since or rule.kernel_until}
+    assert limited
+    for key, rule in limited.items():
+        told = {(each.since, each.until) for each in notes if key in each.rules}
+        assert told == {(rule.kernel_since, rule.kernel_until)}, key
+
+
 @EVERY
 def test_the_tests_of_a_note(path: Path) -> None:
     """Something pins the quirk: files of tests, and functions that are defined there."""
