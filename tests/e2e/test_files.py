@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e.test_fuse_roots import UNIONS
+from e2e.roots import UNIONS, mount_root
 from mountcr.demo.launch import BindMount
 
 if TYPE_CHECKING:
@@ -61,23 +59,14 @@ def container(place: Place, driver: str) -> Iterator[int]:
         place.write(place.layers[1] / "data" / name, f"{name}\n")
     place.script("holder", HOLDER)
     (place.upper / "data").mkdir()
-    (place.layers[1] / "var/old").unlink()
-    if driver == "overlay":
-        place.mount_overlay()
-    elif driver == "vfs":
-        for layer in reversed(place.layers):
-            shutil.copytree(layer, place.root, dirs_exist_ok=True, symlinks=True)
-    else:
-        command = [driver, *UNIONS[driver].arguments(place), str(place.root)]
-        subprocess.run(command, check=True)
+    mount_root(place, driver)
     volume = place.directory("volume", "f")
     shared = place.directory("shm", "t")
     pid = place.start(
         "/bin/holder",
         binds=[BindMount(str(volume), "/vol"), BindMount(str(shared), "/dev/shm")],
     )
-    ready = place.root if driver == "vfs" else place.upper
-    place.wait((ready / "ready").exists)
+    place.wait((place.upper / "ready").exists)
     place.wait(lambda: b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes())
     yield pid
     place.close()

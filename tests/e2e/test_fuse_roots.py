@@ -8,11 +8,11 @@ The server of such a root is no task of the container. A new one serves the rebu
 from __future__ import annotations
 
 import os
-import subprocess
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
+from e2e.roots import UNIONS, mount_root
 from mountcr.kernel import servers
 
 if TYPE_CHECKING:
@@ -20,31 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from e2e.conftest import Place
+    from e2e.roots import Union
     from mountcr.kernel.servers import Server
-
-
-class Union(NamedTuple):
-    """A union: its driver, its package, its arguments without the mountpoint."""
-
-    driver: str
-    package: str
-    arguments: Callable[[Place], list[str]]
-
-
-def _branches(place: Place) -> list[str]:
-    lowers = ":".join(f"{layer}=RO" for layer in place.layers)
-    return ["-o", "cow,allow_other,dev,suid,hide_meta_files", f"{place.upper}=RW:{lowers}"]
-
-
-def _layers(place: Place) -> list[str]:
-    lowers = ":".join(map(str, place.layers))
-    return ["-o", f"lowerdir={lowers},upperdir={place.upper},workdir={place.work}"]
-
-
-UNIONS = {
-    "unionfs": Union("unionfs", "unionfs-fuse", _branches),
-    "fuse-overlayfs": Union("fuse-overlayfs", "fuse-overlayfs", _layers),
-}
 
 
 @pytest.fixture(params=UNIONS)
@@ -57,9 +34,7 @@ def union(request: pytest.FixtureRequest, require: Callable[[str], str]) -> Unio
 @pytest.fixture
 def container(place: Place, union: Union) -> int:
     """A container that counts, on a root that somebody mounted with the program."""
-    # what the program does not know to be a whiteout is none of this test
-    (place.layers[1] / "var/old").unlink()
-    subprocess.run([union.driver, *union.arguments(place), str(place.root)], check=True)
+    mount_root(place, union.driver)
     pid = place.start()
     place.wait(lambda: place.count() > 2)
     return pid
