@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -77,13 +78,21 @@ def _seen(path: bytes, found: os.stat_result, names: frozenset[bytes]) -> Seen:
         mtime=found.st_mtime_ns,
         rdev=found.st_rdev,
         target=os.readlink(path) if stat.S_ISLNK(found.st_mode) else b"",
-        xattrs={
-            name: os.getxattr(path, name, follow_symlinks=False)
-            for name in os.listxattr(path, follow_symlinks=False)
-        },
+        xattrs=_xattrs(path),
         content=content,
         names=names,
     )
+
+
+def _xattrs(path: bytes) -> dict[str, bytes]:
+    """Give extended attributes; none where the file system knows none, as unionfs-fuse."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return {}
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def fill(top: Path) -> None:

@@ -7,6 +7,8 @@ The flavour `cloud` is a quarter of the usual one and has all that is needed.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -28,22 +30,20 @@ class Kernel(NamedTuple):
     packages: tuple[str, ...]
 
 
+_SPLIT: Final = tuple(rf"linux-{kind}-7\.\d+[^-]*-cloud-amd64" for kind in ("binary", "modules"))
+"""Since 7.0 the image and its modules are packages of their own."""
+
 KERNELS: Final[Mapping[str, Kernel]] = {
     "5.10": Kernel("bullseye", (r"linux-image-5\.10\.0-\d+-cloud-amd64",)),
     "6.1": Kernel("bookworm", (r"linux-image-6\.1\.0-\d+-cloud-amd64",)),
     "6.12": Kernel("trixie", (r"linux-image-6\.12\.[^-]*-cloud-amd64",)),
-    # since 7.0 the image and its modules are packages of their own
-    "7.2": Kernel(
-        "sid", (r"linux-binary-7\.2[^-]*-cloud-amd64", r"linux-modules-7\.2[^-]*-cloud-amd64")
-    ),
-    "7.3": Kernel(
-        "experimental",
-        (r"linux-binary-7\.3[^-]*-cloud-amd64", r"linux-modules-7\.3[^-]*-cloud-amd64"),
-    ),
+    "newest": Kernel("sid", _SPLIT),
+    "next": Kernel("experimental", _SPLIT),
 }
+"""By series, or by what Debian calls them: its newest release and what comes after that."""
 
-DEFAULT: Final = ("5.10", "6.1", "6.12", "7.2")
-"""Those of each run; the others are prereleases, or in none of Debian's releases."""
+DEFAULT: Final = ("5.10", "6.1", "6.12", "newest")
+"""Those of each run; the last one is a prerelease."""
 
 
 class Booted(NamedTuple):
@@ -55,6 +55,11 @@ class Booted(NamedTuple):
     image: Path
     initramfs: Path
 
+    @property
+    def series(self) -> str:
+        """The first two numbers of the release."""
+        return ".".join(self.release.split(".")[:2])
+
 
 def prepare(name: str, cache: Path) -> Booted:
     """
@@ -62,9 +67,7 @@ def prepare(name: str, cache: Path) -> Booted:
 
     Raises VmError for a series that is not known or not to be had.
     """
-    if name not in KERNELS:
-        raise VmError(f"no kernel {name!r}", hint=f"there are {', '.join(KERNELS)}")
-    kernel = KERNELS[name]
+    kernel = _find(name, cache)
     archive = Archive(kernel.suite, cache / "apt")
     packages = [archive.newest(pattern) for pattern in kernel.packages]
     version = archive.version(packages[0])
@@ -75,6 +78,19 @@ def prepare(name: str, cache: Path) -> Booted:
     return Booted(
         name, release, f"{packages[0]} {version}", ready / "vmlinuz", ready / "initramfs.gz"
     )
+
+
+def _find(name: str, cache: Path) -> Kernel:
+    """Give what a name means; 7.2 and its like are in one of two suites for some weeks each."""
+    if name in KERNELS:
+        return KERNELS[name]
+    for kernel in KERNELS.values():
+        if kernel.packages == _SPLIT and re.fullmatch(r"7\.\d+", name):
+            packages = tuple(each.replace(r"7\.\d+", re.escape(name)) for each in _SPLIT)
+            with contextlib.suppress(VmError):
+                Archive(kernel.suite, cache / "apt").newest(packages[0])
+                return kernel._replace(packages=packages)
+    raise VmError(f"no kernel {name!r}", hint=f"there are {', '.join(KERNELS)}, and 7.2 and so on")
 
 
 def _make(archive: Archive, packages: list[str], ready: Path) -> None:

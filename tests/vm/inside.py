@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What runs in a guest: `python3 -m vm.inside PART...` looks at this kernel and writes the cells.
+
+`look` is all that can be seen in one boot; it leaves a dumped container on the disk. `return:WHICH`
+restores it in a later boot, of this kernel or another one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mountcr import __version__
+from vm import suite
+from vm.cells import Cell
+from vm.held import held_files
+from vm.trips import UNREGISTERED, open_place, overlay_trips, round_trips
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["main"]
+
+_SCRATCH: Final = Path("/scratch")
+_KEPT: Final = _SCRATCH / "kept"
+_OUT: Final = Path("out")
+
+_PROGRAMS: Final = {
+    "criu": ("criu", "--version"),
+    "fuse-overlayfs": ("fuse-overlayfs", "--version"),
+    "unionfs-fuse": ("unionfs", "--version"),
+    "busybox": ("busybox",),
+}
+
+
+def main(words: list[str]) -> int:
+    """Look, print each cell, and write `cells.json` and `versions.json`."""
+    _OUT.mkdir(exist_ok=True)
+    cells: list[Cell] = []
+    for word in words:
+        part, _, which = word.partition(":")
+        for cell in PARTS[part](which):
+            cells.append(cell)
+            sys.stdout.write(f"{cell.group}: {cell.subject}, {cell.check}: {cell.result}\n")
+            sys.stdout.flush()
+    (_OUT / "cells.json").write_bytes(msgspec.json.encode(cells))
+    (_OUT / "versions.json").write_bytes(msgspec.json.encode(_versions()))
+    return 0
+
+
+def _versions() -> dict[str, str]:
+    found = {"mountcr": __version__, "python": sys.version.split()[0]}
+    for name, words in _PROGRAMS.items():
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        version = re.search(r"\d+\.\d+(\.\d+)*", done.stdout + done.stderr)
+        found[name] = version[0] if version else "?"
+    return found
+
+
+# --- The parts ------------------------------------------------------------------------------------
+
+
+def _doctor(_which: str) -> Iterator[Cell]:
+    """What `mountcr doctor` says of this kernel, and how long that takes."""
+    began = time.monotonic()
+    words = [sys.executable, "-m", "mountcr", "doctor", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    took = f"{time.monotonic() - began:.1f} s"
+    command = "mountcr doctor --json"
+    (_OUT / "doctor.json").write_text(done.stdout, encoding="utf-8")
+    document = msgspec.json.decode(done.stdout or "{}")
+    yield Cell(
+        group="doctor",
+        subject="exit status",
+        check="host",
+        result=str(done.returncode),
+        detail=f"{took} {done.stderr.strip()}".strip(),
+        command=command,
+    )
+    for check in document.get("checks", ()):
+        yield Cell(
+            group="feature",
+            subject=check["name"],
+            check="probed",
+            result="yes" if check["works"] else "no",
+            detail=check["detail"],
+            command=command,
+        )
+    for driver in document.get("drivers", ()):
+        for direction in ("dump", "restore"):
+            verdict = driver[direction]
+            yield Cell(
+                group="doctor",
+                subject=driver["driver"],
+                check=direction,
+                result=verdict["verdict"],
+                detail=verdict["because"],
+                command=command,
+            )
+
+
+def _suite(_which: str) -> Iterator[Cell]:
+    """The privileged tests."""
+    words = [sys.executable, "-m", "pytest", *suite.WORDS]
+    with subprocess.Popen(
+        words, cwd="/work", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            sys.stdout.write(line)
+            lines.append(line)
+    closing = next((each for each in reversed(lines) if " in " in each), "no word")
+    (_OUT / "suite.log").write_text("".join(lines), encoding="utf-8")
+    yield Cell(
+        group="tests",
+        subject="privileged",
+        check="pytest",
+        result="passed" if process.returncode == 0 else "FAILED",
+        detail=closing.strip(" =\n"),
+        command=" ".join(["pytest", *suite.WORDS]),
+    )
+
+
+def _keep(_which: str) -> Iterator[Cell]:
+    """Leave a container on the disk, dumped and not mounted anywhere."""
+    shutil.rmtree(_KEPT, ignore_errors=True)
+    with open_place(_KEPT) as place:
+        place.mount_overlay()
+        pid = place.start(environment=UNREGISTERED)
+        place.wait(lambda: place.count() > 2)
+        place.dump(pid)
+    yield Cell(
+        group="move",
+        subject="dump for later",
+        check="dump",
+        result="ok",
+        command="mountcr dump PID --images T/images",
+    )
+
+
+def _return(which: str) -> Iterator[Cell]:
+    """Restore it: nothing is there but the disk."""
+    words = [sys.executable, "-m", "mountcr", "restore", str(_KEPT / "images"), "--json"]
+    counted = _count()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    result, detail = f"failed: status {done.returncode}", done.stderr.strip()
+    if done.returncode == 0:
+        result, detail = "stands still", ""
+        until = time.monotonic() + 10
+        while time.monotonic() < until and result != "ok":
+            result = "ok" if _count() > counted else result
+            time.sleep(0.05)
+        os.kill(msgspec.json.decode(done.stdout)["pid"], 9)
+    yield Cell(
+        group="move",
+        subject=which,
+        check="restore",
+        result=result,
+        detail=detail,
+        command="mountcr restore T/images",
+    )
+
+
+def _count() -> int:
+    lines = (_KEPT / "upper/var/count").read_text(encoding="ascii").split()
+    return int(lines[-1])
+
+
+def _trips(_which: str) -> Iterable[Cell]:
+    return round_trips(_SCRATCH)
+
+
+def _overlay(_which: str) -> Iterable[Cell]:
+    return overlay_trips(_SCRATCH)
+
+
+def _held(_which: str) -> Iterable[Cell]:
+    return held_files(_SCRATCH)
+
+
+PARTS: Final[dict[str, Callable[[str], Iterable[Cell]]]] = {
+    "doctor": _doctor,
+    "trips": _trips,
+    "overlay": _overlay,
+    "held": _held,
+    "suite": _suite,
+    "keep": _keep,
+    "return": _return,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
