@@ -379,6 +379,12 @@ def _probe_dot() -> str:
     return program
 
 
+def _probe_qemu() -> str:
+    for program in ("mksquashfs", "modprobe", "mkfs.ext4", "apt-get"):
+        _find(program)
+    return _find("qemu-system-x86_64")
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "root": _probe_root,
     "overlay": _probe_overlay,
@@ -390,6 +396,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "busybox": _probe_busybox,
     "libmount": _probe_libmount,
     "dot": _probe_dot,
+    "qemu": _probe_qemu,
 }
 
 

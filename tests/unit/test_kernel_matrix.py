@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about the kernel matrix: what is committed of it, and how a run is held against that."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Final
+
+import msgspec
+import pytest
+
+from mountcr.resolution.quirks import Quirk
+from vm.cells import SCHEMA, Cell, Matrix, Seen
+from vm.kernels import DEFAULT
+from vm.matrix import changes, merged, order, recorded
+from vm.page import write_page
+from vm.rootfs import CHECKOUT
+
+NOTES: Final = CHECKOUT / "kernel-notes"
+
+
+def committed() -> Matrix:
+    """The matrix of the repository."""
+    return msgspec.json.decode((NOTES / "matrix.json").read_bytes(), type=Matrix, strict=True)
+
+
+def cell(result: str, subject: str = "overlay", detail: str = "") -> Cell:
+    """A cell of a round trip."""
+    return Cell(group="round trip", subject=subject, check="dump", result=result, detail=detail)
+
+
+def seen(kernel: str, *cells: Cell) -> Seen:
+    """A kernel that was booted."""
+    return Seen(
+        kernel=kernel,
+        source="booted",
+        release=f"{kernel}.1-cloud",
+        package="",
+        date="",
+        cells=cells,
+    )
+
+
+def test_every_cell_has_its_command_versions_and_date() -> None:
+    """Nothing in the matrix comes from nowhere."""
+    matrix = committed()
+    assert matrix.schema == SCHEMA
+    for kernel in matrix.kernels:
+        assert kernel.source in {"booted", "recorded"}
+        assert datetime.datetime.fromisoformat(kernel.date).tzinfo
+        assert kernel.release
+        assert kernel.versions["mountcr"]
+        assert kernel.source == "recorded" or {"criu", "python"} <= kernel.versions.keys()
+        assert kernel.cells
+        assert all(each.command for each in kernel.cells)
+
+
+def test_the_recorded_kernels_are_as_they_are_read_now() -> None:
+    """What the matrix says of kernels that nobody boots is what their captures say."""
+    rows = [each for each in committed().kernels if each.source == "recorded"]
+    now = {each.kernel: each.cells for each in recorded("today")}
+    assert {each.kernel: each.cells for each in rows} == now
+
+
+def test_every_kernel_of_each_run_is_there() -> None:
+    """Each has a row; the newest is whichever Debian had."""
+    rows = {each.kernel for each in committed().kernels if each.source == "booted"}
+    assert set(DEFAULT) - {"newest"} <= rows
+    assert any(each.startswith("7.") for each in rows)
+
+
+def test_nothing_is_wrong_in_the_matrix() -> None:
+    """No file that is not found to be what it is is committed, and no test that fails."""
+    cells = [each for kernel in committed().kernels for each in kernel.cells]
+    assert {each.result for each in cells if each.group == "files"} == {"right"}
+    assert {each.result for each in cells if each.group == "tests"} == {"passed"}
+    assert {each.subject for each in cells if each.group == "quirk"} == set(Quirk)
+
+
+def test_the_page_is_the_matrix() -> None:
+    """matrix.md is what matrix.json gives."""
+    assert (NOTES / "matrix.md").read_text(encoding="utf-8") == write_page(committed())
+
+
+def test_the_kernels_stand_in_their_order() -> None:
+    """By release, numbers by value."""
+    rows = committed().kernels
+    assert list(rows) == sorted(rows, key=order)
+    assert order(seen("6.12")) > order(seen("6.1"))
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (seen("6.1", cell("ok", detail="of today")), []),
+        (seen("6.1", cell("failed")), ["6.1: round trip, overlay, dump: ok, now failed"]),
+        (seen("6.1"), ["6.1: round trip, overlay, dump: ok, now not there"]),
+        (
+            seen("6.1", cell("ok"), cell("ok", "vfs")),
+            ["6.1: round trip, vfs, dump: not there, now ok"],
+        ),
+    ],
+)
+def test_a_change_is_said(now: Seen, said: list[str]) -> None:
+    """A result, a cell that is gone, a new one; not what else was said."""
+    before = Matrix(kernels=(seen("6.1", cell("ok")), seen("5.10", cell("ok"))))
+    assert changes(before, merged(before, [now])) == said
+
+
+def test_a_new_kernel_changes_nothing() -> None:
+    """What Debian releases between two commits does not fail them."""
+    before = Matrix(kernels=(seen("6.1", cell("ok")),))
+    after = merged(before, [seen("7.4", cell("failed"))])
+    assert changes(before, after) == []
+    assert [each.kernel for each in after.kernels] == ["6.1", "7.4"]
