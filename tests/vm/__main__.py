@@ -27,7 +27,7 @@ from vm.command import cache_directory, disks, locked
 from vm.errors import GuestError, VmError
 from vm.kernels import DEFAULT, KERNELS, prepare
 from vm.machine import Guest
-from vm.matrix import changes, merged, recorded
+from vm.matrix import changes, merged, promises, recorded
 from vm.page import write_page
 from vm.rootfs import CHECKOUT, prepare_root
 
@@ -151,7 +151,7 @@ class _Run:
             package=kernel.package,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             versions=versions,
-            cells=(*cells, *more),
+            cells=(*cells, *promises(cells), *more),
         )
 
     def _upgrade(self, old: Booted, new: Booted, root: Root, top: Path) -> list[Cell]:

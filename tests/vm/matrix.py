@@ -16,12 +16,13 @@ from mountcr import __version__
 from mountcr.observation.capture import is_capture, read_capture
 from mountcr.resolution.files import resolve
 from vm.cells import Cell, Matrix, Seen, quirk_cells
+from vm.trips import BARE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["changes", "merged", "order", "recorded"]
+__all__ = ["changes", "merged", "order", "promises", "recorded"]
 
 _FILES: Final = "mountcr files tests/fixtures/kernels"
 _BOOTED: Final = "deb-"
@@ -113,6 +114,58 @@ def changes(committed: Matrix, seen: Matrix) -> list[str]:
             if before != after:
                 found.append(f"{kernel.kernel}: {', '.join(key)}: {before}, now {after}")
     return found
+
+
+def promises(cells: Iterable[Cell]) -> Iterator[Cell]:
+    """
+    Say of each driver whether the round trips kept what `mountcr doctor` promised.
+
+    What it promises has to work, what works in part without restartable sequences only, and what
+    it denies must not.
+    """
+    found = {(each.group, each.subject, each.check): each for each in cells}
+    for (group, driver, direction), cell in found.items():
+        if group != "doctor" or direction not in {"dump", "restore"}:
+            continue
+        works = _works(found, driver, direction)
+        if works is None:
+            continue
+        yield Cell(
+            group="doctor",
+            subject=driver,
+            check=f"{direction} kept",
+            result="kept" if works == cell.result else f"broken: {works}",
+            command=f"{cell.command}; the round trips",
+        )
+
+
+def _works(found: Mapping[tuple[str, str, str], Cell], driver: str, direction: str) -> str | None:
+    """Say as doctor does what the round trips have shown: yes, partly or no; None if nothing."""
+    group = "round trip"
+    if direction == "dump":
+        full, bare = (
+            _is_ok(found, (group, each, "dump")) for each in (driver, f"{driver}, {BARE}")
+        )
+        plan = found.get((group, driver, "plan"))
+        if plan is None:
+            return None
+        return "yes" if full else "partly" if bare else "no"
+    subjects = (driver, f"{driver}, {BARE}", f"overlay to {driver}")
+    tried = [each for each in subjects if (group, each, "rebuild") in found]
+    if not tried:
+        return None
+    came_back = [each for each in tried if _is_ok(found, (group, each, "restore"))]
+    if not came_back:
+        return "no"
+    return (
+        "yes"
+        if driver in came_back or (group, f"{driver}, {BARE}", "plan") not in found
+        else "partly"
+    )
+
+
+def _is_ok(found: Mapping[tuple[str, str, str], Cell], key: tuple[str, str, str]) -> bool:
+    return key in found and found[key].result == "ok"
 
 
 def _results(seen: Seen) -> dict[tuple[str, str, str], str]:

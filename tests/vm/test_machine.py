@@ -24,7 +24,7 @@ VMRUN = Path(__file__).with_name("vmrun")
 
 def vmrun(*words: object) -> CompletedProcess[str]:
     """Run `vmrun`; the kernel and the root are prepared by the first of these tests."""
-    command = [sys.executable, VMRUN, *map(str, words)]
+    command = [sys.executable, str(VMRUN), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)
 
 
