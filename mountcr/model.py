@@ -255,6 +255,7 @@ class OpenFile(Record, frozen=True, kw_only=True):
     of a mapping. `bound` is the path that a unix socket was bound to. `names` are other paths that
     were found to have the inode of a file whose own name is gone. `not_on_host` tells of a file of
     a mount that is in no table of the task that the observer has another one, or none, by its path.
+    `pidfd` is the process of a pidfd: -1 when it was reaped, 0 outside of the observer's namespace.
     """
 
     kind: FileKind
@@ -276,6 +277,7 @@ class OpenFile(Record, frozen=True, kw_only=True):
     bound: KPath | None = None
     names: tuple[KPath, ...] = ()
     not_on_host: bool = False
+    pidfd: int | None = None
 
 
 class LayerPart(Record, frozen=True, kw_only=True):
@@ -323,7 +325,11 @@ class Task(Record, frozen=True, kw_only=True):
     A process of the container. `start_time` is in clock ticks since boot, proc_pid_stat(5).
 
     `owners` are the inode numbers of the user namespaces that own each of its `namespaces`, by
-    kind; asked only of a task in a user namespace of its own.
+    kind; asked only of a task in a user namespace of its own. `tracer` is the pid of who traces
+    it, 0 if nobody does. `seccomp` is its mode: 1 is strict, 2 that of filters. `huge` are the
+    bytes of huge pages that it has mapped. `rseq` tells that its C library registers restartable
+    sequences; looked at only where the kernel does not tell them to a tracer. `guarded` tells that
+    madvise(2) made pages of it guards.
     """
 
     pid: int
@@ -336,6 +342,11 @@ class Task(Record, frozen=True, kw_only=True):
     session: int = 0
     files: tuple[OpenFile, ...] = ()
     cgroups: tuple[CgroupMember, ...] = ()
+    tracer: int = 0
+    seccomp: int = 0
+    huge: int = 0
+    rseq: bool = False
+    guarded: bool = False
 
     @property
     def mount_namespace(self) -> int:
@@ -374,7 +385,8 @@ class Host(Record, frozen=True, kw_only=True):
     The host as the observer sees it: its own mounts, namespaces and cgroups, kernel, CRIU.
 
     `overlay` are the parameters of the overlay module, the defaults of its options; empty where
-    nobody looked. `boot` is /proc/sys/kernel/random/boot_id.
+    nobody looked. `boot` is /proc/sys/kernel/random/boot_id. `huge` are the bytes of huge pages
+    that are free or may be made when they are asked for, -1 where nobody looked.
     """
 
     mounts: tuple[Mount, ...] = ()
@@ -384,6 +396,7 @@ class Host(Record, frozen=True, kw_only=True):
     criu: Criu | None = None
     overlay: dict[str, str] = {}
     boot: str = ""
+    huge: int = -1
 
 
 class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):

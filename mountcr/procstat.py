@@ -69,10 +69,15 @@ class ProcessStatus(NamedTuple):
     `thread_group` is the pid of the process that a thread belongs to. `inner_pids` are the pids of
     the process in the nested pid namespaces it is in, outermost first; the first belongs to the
     namespace of the /proc that was read. One number where the kernel tells none (before Linux 4.1).
+    `tracer` is the pid of who traces it, 0 if nobody does. `seccomp` is the mode: 1 is strict, 2
+    that of filters. `huge` are the bytes of huge pages that it has mapped (Linux 4.4).
     """
 
     thread_group: int
     inner_pids: tuple[int, ...]
+    tracer: int = 0
+    seccomp: int = 0
+    huge: int = 0
 
     @property
     def namespaced(self) -> bool:
@@ -123,24 +128,27 @@ def parse_stat(line: bytes) -> ProcessStat:
 
 def parse_status(text: bytes) -> ProcessStatus:
     """
-    Take the lines Tgid, Pid and NSpid out of `/proc/<pid>/status`; ValueError if Tgid is missing.
+    Take the lines that name a process, and what it uses, out of `/proc/<pid>/status`.
+
+    Raises ValueError if Tgid is missing.
 
     The kernel escapes newlines in the Name line, so that no process can forge a line.
     """
-    group = 0
-    inner: tuple[int, ...] = ()
-    for line in text.splitlines():
-        key, _, value = line.partition(b":")
-        if key == b"Tgid":
-            group = int(value)
-        elif key == b"Pid" and not inner:
-            inner = (int(value),)
-        elif key == b"NSpid":
-            inner = tuple(int(number) for number in value.split())
+    lines = (line.partition(b":") for line in text.splitlines())
+    found = {key: value for key, _, value in lines}
+    group = int(found.get(b"Tgid", 0))
     if not group:
         msg = f"not a /proc/<pid>/status: {text[:80]!r}"
         raise ValueError(msg)
-    return ProcessStatus(group, inner)
+    inner = found.get(b"NSpid") or found.get(b"Pid", b"")
+    huge = found.get(b"HugetlbPages", b"0 kB").split()
+    return ProcessStatus(
+        thread_group=group,
+        inner_pids=tuple(map(int, inner.split())),
+        tracer=int(found.get(b"TracerPid", 0)),
+        seccomp=int(found.get(b"Seccomp", 0)),
+        huge=int(huge[0]) << 10,
+    )
 
 
 def read_stat(pid: int, proc: str = "/proc") -> ProcessStat:

@@ -11,28 +11,47 @@ import platform
 import struct
 from typing import Final
 
-__all__ = ["ARCHITECTURE", "FLOCK", "INOTIFY_ADD_WATCH", "INOTIFY_INIT", "OPEN", "program"]
+__all__ = [
+    "ARCHITECTURE", "BPF", "EXECVE", "FLOCK", "FSOPEN", "FTRUNCATE", "INOTIFY_ADD_WATCH",
+    "INOTIFY_INIT", "IO_SETUP", "IO_URING_SETUP", "LANDLOCK_CREATE_RULESET", "MADVISE",
+    "MEMFD_CREATE", "MEMFD_SECRET", "MMAP", "OPEN", "PERF_EVENT_OPEN", "UNSHARE", "USERFAULTFD",
+    "program",
+]  # fmt: skip
 
 ARCHITECTURE: Final = "x86_64"
 """The one that programs can be made for."""
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 OPEN: Final = 2
+MMAP: Final = 9
+MADVISE: Final = 28
 _PAUSE: Final = 34
+EXECVE: Final = 59
 FLOCK: Final = 73
+FTRUNCATE: Final = 77
+IO_SETUP: Final = 206
 INOTIFY_INIT: Final = 253
 INOTIFY_ADD_WATCH: Final = 254
+UNSHARE: Final = 272
+PERF_EVENT_OPEN: Final = 298
+MEMFD_CREATE: Final = 319
+BPF: Final = 321
+USERFAULTFD: Final = 323
+IO_URING_SETUP: Final = 425
+FSOPEN: Final = 430
+LANDLOCK_CREATE_RULESET: Final = 444
+MEMFD_SECRET: Final = 447
 
 _BASE: Final = 0x400000
 _HEADERS: Final = struct.Struct("<16sHHIQQQIHHHHHHIIQQQQQQ")
 _IDENTITY: Final = b"\x7fELF\x02\x01\x01"
-_ARGUMENTS: Final = (b"\xbf", b"\xbe", b"\xba")
-"""mov of a constant to edi, esi, edx."""
+_ARGUMENTS: Final = (b"\xbf", b"\xbe", b"\xba", b"\x41\xba", b"\x41\xb8", b"\x41\xb9")
+"""mov of a constant to edi, esi, edx, r10d, r8d, r9d."""
 
 
 def program(*calls: tuple[int | bytes, ...]) -> bytes:
     """
-    Give an executable that makes system calls: number and arguments, bytes being a path.
+    Give an executable that makes system calls: number and arguments; of bytes it is the address.
 
     Raises NotImplementedError on another architecture.
     """
@@ -63,7 +82,8 @@ def _move(opcode: bytes, value: int) -> bytes:
 
 
 def _code_size(call: tuple[int | bytes, ...]) -> int:
-    return 5 * len(call) + 2
+    prefixes = max(len(call) - 4, 0)  # of the registers with numbers
+    return 5 * len(call) + prefixes + 2
 
 
 def _headers(size: int) -> bytes:

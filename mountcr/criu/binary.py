@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
 __all__ = [
+    "CACHE",
     "HINT",
     "blamed",
     "candidates",
@@ -33,6 +34,9 @@ __all__ = [
     "probe",
     "require",
 ]
+
+CACHE: Final = "/run/criu.kdat"
+"""Where CRIU keeps, until reboot, what it found of the kernel (criu/kerndat.c), if on a tmpfs."""
 
 _TIMEOUT: Final = 30.0  # seconds; `criu check` takes 0.1
 HINT: Final = (

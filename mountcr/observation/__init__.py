@@ -22,6 +22,7 @@ from mountcr.resolution.symptoms import is_suspicious, mounted_in
 
 if TYPE_CHECKING:
     from mountcr.model import Host
+    from mountcr.observation.rseq import Programs
 
 __all__ = ["observe", "observe_host"]
 
@@ -42,15 +43,27 @@ def _check_identity(container: Container, root: Task) -> None:
         raise GoneError(msg, hint="the engine's record is stale; look the container up again")
 
 
+def _programs(host: Host) -> Programs | None:
+    """Give what looks into programs, where the kernel does not tell what they registered."""
+    if host.capabilities and host.capabilities.features.get("get_rseq_conf"):
+        return None
+    from mountcr.observation.rseq import Programs  # what plans on most kernels have no use for
+
+    return Programs()
+
+
 def _tasks(
     container: Container, host: Host, places: Places
 ) -> tuple[tuple[Task, ...], tuple[Unseen, ...]]:
     """Observe the process tree; a child that ends meanwhile is left out."""
     found: list[Task] = []
     unseen: list[Unseen] = []
+    programs = _programs(host)
     for pid in descendants(container.pid):
         try:
-            each, missing = task(pid, places, user=host.namespaces.get("user", 0))
+            each, missing = task(
+                pid, places, user=host.namespaces.get("user", 0), programs=programs
+            )
         except (FileNotFoundError, ProcessLookupError):
             if pid == container.pid:
                 raise _gone(container) from None

@@ -26,7 +26,11 @@ _INODE_FIRST: Final = frozenset({1, 2})
 
 
 class FdInfo(NamedTuple):
-    """One fdinfo file; what it does not tell is -1, False or empty."""
+    """
+    One fdinfo file; what it does not tell is -1, False, None or empty.
+
+    `pidfd` is the process of a pidfd: -1 when it was reaped, 0 outside of the namespace of /proc.
+    """
 
     mnt_id: int
     flags: int
@@ -34,6 +38,7 @@ class FdInfo(NamedTuple):
     locked: bool
     tty_index: int
     marks: tuple[Mark, ...]
+    pidfd: int | None = None
 
 
 def read(path: str) -> FdInfo:
@@ -64,6 +69,7 @@ def parse(text: str) -> FdInfo:
         locked="lock" in found,
         tty_index=int(found.get("tty-index", "-1")),
         marks=tuple(marks),
+        pidfd=int(found["Pid"]) if "Pid" in found else None,
     )
 
 

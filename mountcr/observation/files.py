@@ -90,6 +90,7 @@ class _Observer:
                 stat=shown.stat,
                 marks=tuple(map(self._searched, info.marks)),
                 tty_index=info.tty_index,
+                pidfd=info.pidfd,
             )
         )
 

@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr import procstat
+from mountcr.kernel.pagemap import has_guards
 from mountcr.model import CgroupMember, Task, Unseen
 from mountcr.observation.files import task_files
 from mountcr.observation.source import LiveSource
@@ -21,6 +22,7 @@ from mountcr.paths import encode
 
 if TYPE_CHECKING:
     from mountcr.observation.places import Places
+    from mountcr.observation.rseq import Programs
 
 __all__ = ["cgroups", "descendants", "namespaces", "owners", "task"]
 
@@ -94,26 +96,47 @@ def cgroups(pid: int | str) -> tuple[CgroupMember, ...]:
     return tuple(members)
 
 
-def task(pid: int, places: Places, *, user: int = 0) -> tuple[Task, tuple[Unseen, ...]]:
+def _is_ours(tracer: int) -> bool:
+    """Tell whether a tracer was started by us: CRIU, which asks us while tasks are frozen."""
+    while tracer > 1:
+        if tracer == os.getpid():
+            return True
+        try:
+            tracer = procstat.read_stat(tracer).parent
+        except ProcessLookupError:
+            return False
+    return False
+
+
+def task(
+    pid: int, places: Places, *, user: int = 0, programs: Programs | None = None
+) -> tuple[Task, tuple[Unseen, ...]]:
     """
     Observe one task, and say what was not allowed to be seen of it.
 
-    `user` is the inode number of the observer's user namespace, 0 if it is not known.
-    Raises FileNotFoundError or ProcessLookupError when it has ended.
+    `user` is the inode number of the observer's user namespace, 0 if it is not known. With
+    `programs` it is looked whether its C library registers restartable sequences. Raises
+    FileNotFoundError or ProcessLookupError when it has ended.
     """
-    status = procstat.read_stat(pid)
+    stat = procstat.read_stat(pid)
+    status = procstat.read_status(pid)
     files, unseen = task_files(LiveSource(pid, places))
     inside = namespaces(pid)
     found = Task(
         pid=pid,
-        parent=status.parent,
-        start_time=status.start_time,
-        command=status.command,
+        parent=stat.parent,
+        start_time=stat.start_time,
+        command=stat.command,
         namespaces=inside,
         owners=owners(pid) if user and inside.get("user", user) != user else {},
-        inner_pid=procstat.read_status(pid).inner_pids[-1],
-        session=status.session,
+        inner_pid=status.inner_pids[-1],
+        session=stat.session,
         files=files,
         cgroups=cgroups(pid),
+        tracer=0 if _is_ours(status.tracer) else status.tracer,
+        seccomp=status.seccomp,
+        huge=status.huge,
+        rseq=programs is not None and programs.register(pid, files),
+        guarded=has_guards(pid),
     )
     return found, unseen

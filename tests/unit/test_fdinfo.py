@@ -156,3 +156,9 @@ def test_a_real_program() -> None:
         assert os.lseek(fd, 0, os.SEEK_CUR) == 0
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(("line", "pid"), [("Pid:\t42\n", 42), ("Pid:\t-1\n", -1), ("", None)])
+def test_a_descriptor_of_a_process(line: str, pid: int | None) -> None:
+    """The process of a pidfd; -1 when it was reaped, none of what is no pidfd."""
+    assert fdinfo.parse(HEAD + line + "NSpid:\t42\n").pidfd == pid

@@ -124,3 +124,30 @@ def test_status_of_an_old_kernel_has_one_pid() -> None:
 def test_our_own_status_names_ourselves() -> None:
     """The thread group of a process is its pid."""
     assert read_status(os.getpid()).thread_group == os.getpid()
+
+
+STATUS = b"""Name:\tpython3
+Umask:\t0022
+Tgid:\t29190
+Pid:\t29190
+PPid:\t29184
+TracerPid:\t4711
+NSpid:\t29190\t7
+VmRSS:\t    1708 kB
+HugetlbPages:\t    2048 kB
+Seccomp:\t2
+Seccomp_filters:\t3
+"""
+
+
+def test_what_a_process_uses() -> None:
+    """Who traces it, its mode of seccomp and its huge pages are in its status."""
+    status = parse_status(STATUS)
+    assert (status.thread_group, status.inner_pids) == (29190, (29190, 7))
+    assert (status.tracer, status.seccomp, status.huge) == (4711, 2, 2 << 20)
+
+
+def test_a_kernel_that_tells_less_of_a_process() -> None:
+    """HugetlbPages came with Linux 4.4, NSpid with 4.1; Seccomp is there if it was configured."""
+    status = parse_status(b"Name:\ta\nTgid:\t9\nPid:\t9\n")
+    assert (status.inner_pids, status.tracer, status.seccomp, status.huge) == ((9,), 0, 0, 0)
