@@ -108,6 +108,7 @@ def predicates() -> dict[str, Predicate]:
         sharing,
         target,
         tasks,
+        workload,
     )
 
     return {
@@ -115,6 +116,7 @@ def predicates() -> dict[str, Predicate]:
         **mounts.PREDICATES,
         **content.PREDICATES,
         **tasks.PREDICATES,
+        **workload.PREDICATES,
         **files.PREDICATES,
         **descriptors.PREDICATES,
         **fidelity.PREDICATES,
