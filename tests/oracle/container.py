@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from mountcr import mountinfo, procstat
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts, syscalls
+from mountcr.kernel._libc_ffi import ffi
 from mountcr.paths import ROOT, decode, encode
 from oracle import recipe as wish
 
@@ -39,6 +40,10 @@ _PATIENCE: Final = 5000
 
 _HELD: Final = 100
 """Descriptors from here on are files that the root task holds open."""
+
+_SYS_io_uring_setup: Final = 425
+_SYS_memfd_secret: Final = 447
+_IO_URING_PARAMS: Final = 120  # bytes
 
 _PROPAGATION: Final = {
     "private": syscalls.MS_PRIVATE,
@@ -366,6 +371,13 @@ class _Init:
         self.held += 1
 
     @do.register
+    def _(self, operation: wish.Hold) -> None:
+        fd = _opened(operation.what)
+        os.dup2(fd, self.held)
+        os.close(fd)
+        self.held += 1
+
+    @do.register
     def _(self, operation: wish.Nested) -> None:
         """Wait until the child has become the sleeper, so that what follows is later for it."""
         reader, writer = os.pipe()
@@ -404,6 +416,22 @@ class _Child(_Init):
             self._say(f"failed {error!r}")
         finally:
             os._exit(1)
+
+
+def _opened(what: str) -> int:
+    """Open something that is no file."""
+    if what == "memfd":
+        return os.memfd_create("held")
+    if what == "eventfd":
+        return os.eventfd(1)
+    if what == "pidfd":
+        return os.pidfd_open(os.getpid())
+    if what == "fscontext":
+        return syscalls.fsopen(b"tmpfs")
+    if what == "io_uring":
+        parameters = ffi.new("char[]", _IO_URING_PARAMS)
+        return syscalls.checked(syscalls.call(_SYS_io_uring_setup, 8, parameters), b"io_uring")
+    return syscalls.checked(syscalls.call(_SYS_memfd_secret, 0), b"memfd_secret")
 
 
 def _sleep() -> NoReturn:

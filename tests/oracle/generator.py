@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Final
 from oracle.recipe import (
     DIRECTORIES,
     FILES,
+    HELD,
     Attributes,
     BindInside,
     BindOutside,
     Deleted,
     Device,
+    Hold,
     Mask,
     Move,
     Nested,
@@ -70,6 +72,10 @@ class _Generator:
             operations.sort(key=lambda each: isinstance(each, Open))
         if self._chance(0.04):
             operations.append(Attributes(b"/", ("ro",)))
+        apart = random.Random(f"held by {self._seed}")  # noqa: S311 -- as above
+        if apart.random() < 0.2:
+            weights = (4, 4, 4, 1, 1, 1)  # so that most come back
+            operations.append(Hold(*apart.choices(HELD, weights)))
         return Recipe(self._seed, lowers, propagation, tuple(operations))
 
     # Choices

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 __all__ = [
     "DIRECTORIES",
     "FILES",
+    "HELD",
     "KINDS",
     "SOURCES",
     "SYSTEM",
@@ -22,6 +23,7 @@ __all__ = [
     "BindOutside",
     "Deleted",
     "Device",
+    "Hold",
     "Mask",
     "Move",
     "Nested",
@@ -55,6 +57,9 @@ DIRECTORIES: Final = (
     b"/tmp",
 )
 """Directories of every root; names on which parsers stumble are among them."""
+
+HELD: Final = ("memfd", "eventfd", "pidfd", "fscontext", "io_uring", "secretmem")
+"""What a task may have a descriptor of; the last three CRIU does not dump."""
 
 SYSTEM: Final = (b"/proc", b"/sys", b"/dev", b"/dev/pts", b"/dev/shm", b"/dev/mqueue")
 """Where a container has its pseudo file systems; `/dev` and what is in it are in every root."""
@@ -225,6 +230,13 @@ class Nested:
     operations: tuple[Operation, ...] = ()
 
 
+@dataclass(frozen=True)
+class Hold:
+    """A descriptor of the root task that is of no file, one of `HELD`."""
+
+    what: str
+
+
 Operation: TypeAlias = (
     Tmpfs
     | Pseudo
@@ -239,6 +251,7 @@ Operation: TypeAlias = (
     | Remount
     | Propagate
     | Open
+    | Hold
     | Nested
 )
 
@@ -285,6 +298,7 @@ KINDS: Final = (
     Remount,
     Propagate,
     Open,
+    Hold,
     Nested,
 )
 """Every kind of operation there is."""
