@@ -168,6 +168,14 @@ def _foreign_process(context: Context) -> Iterator[Found]:
 
 # --- The kernel -----------------------------------------------------------------------------------
 
+_FILTERS: Final = 2
+"""SECCOMP_MODE_FILTER."""
+
+
+def _has_filters(task: Task) -> bool:
+    """W4."""
+    return task.seccomp == _FILTERS
+
 
 def _registered(context: Context) -> Iterator[Found]:
     """W8: of the threads of glibc, where a tracer is not told."""
@@ -194,13 +202,11 @@ def _no_vsyscall(context: Context) -> Iterator[Found]:
         yield Found("vsyscall", "the page was there, and is not on this host")
 
 
-_FILTERS: Final = 2
-
 PREDICATES: Final = {
     "W1": _tasks("ptrace", lambda task: task.tracer),
     "W2": _unmappable,
     "W3": _shared_memory,
-    "W4": _tasks("seccomp", lambda task: task.seccomp == _FILTERS),
+    "W4": _tasks("seccomp", _has_filters),
     "W5": _no_huge_page,
     "W6": _unknown,
     "W7": _foreign_process,
