@@ -357,7 +357,11 @@ def _docker_cr(subparsers: Subparsers) -> None:
 
 
 def _doctor(subparsers: Subparsers) -> None:
-    _add(subparsers, "doctor", "probe what this kernel, CRIU and libmount can do")
+    _add(
+        subparsers,
+        "doctor",
+        "try whether a dump and a restore can work on this host, and with which drivers",
+    )
 
 
 def _demo(subparsers: Subparsers) -> None:

@@ -18,8 +18,8 @@ __all__ = ["documents", "run"]
 
 def documents() -> dict[str, type[msgspec.Struct]]:
     """Give the type of every document by its name."""
-    from mountcr.cli.doctor import DoctorDocument
     from mountcr.cli.inspect import InspectDocument
+    from mountcr.hosts.records import DoctorDocument
     from mountcr.manifest import Manifest
     from mountcr.model import Facts
     from mountcr.operations.cleanup import CleanupResult

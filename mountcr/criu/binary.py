@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import subprocess
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import programs
 from mountcr.criu import log
@@ -19,14 +19,17 @@ from mountcr.errors import CapabilityError, CriuError, PrivilegeError
 from mountcr.model import Criu
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 __all__ = [
     "CACHE",
     "HINT",
+    "Examined",
+    "ask",
     "blamed",
     "candidates",
     "check",
+    "examining",
     "has_feature",
     "identify",
     "locate",
@@ -77,7 +80,7 @@ def identify() -> Criu:
     """
     said = ""
     for path in candidates():
-        status, out = _run([path, "--version"])
+        status, out = ask([path, "--version"])
         version = parse_version(out) if status == 0 else ""
         if version:
             return Criu(command=(path,), version=version)
@@ -109,12 +112,16 @@ def probe() -> Criu:
     if not found.command:
         return found
     command, version = found.command, found.version
-    status, out = _run([*command, "check"])
+    return Criu(command=command, version=version, problem=_complaint(*ask([*command, "check"])))
+
+
+def _complaint(status: int, out: str) -> str:
+    """Give what `criu check` complains of, first; empty if it is content."""
     if status == 0:
-        return Criu(command=command, version=version)
+        return ""
     problem, _ = log.first_error(out)
     first = (out.strip().splitlines() or [f"`criu check` ended with status {status}"])[0]
-    return Criu(command=command, version=version, problem=problem or first.strip(" :"))
+    return problem or first.strip(" :")
 
 
 def require() -> Criu:
@@ -171,11 +178,76 @@ def has_feature(command: Sequence[str], name: str) -> bool:
 
     False also for a name that this CRIU does not know: it cannot use what it does not know.
     """
-    return _run([*command, "check", "--feature", name])[0] == 0
+    return ask([*command, "check", "--feature", name])[0] == 0
 
 
-def _run(words: Sequence[str]) -> tuple[int, str]:
-    """Give the exit status, -1 if it could not be run, and all that was printed."""
+class Examined(NamedTuple):
+    """A CRIU with its complaint, if any, and whether it found each of some features."""
+
+    criu: Criu
+    features: dict[str, bool]
+
+
+@contextlib.contextmanager
+def examining(features: Sequence[str]) -> Generator[Callable[[], Examined]]:
+    """
+    Ask the CRIU of this host whether it is content and what it finds, beside what a block does.
+
+    Gives a function that waits for the answers. Each question takes CRIU 0.05 to 0.1 s, all of
+    them are asked at once. At the end of the block no CRIU runs any more.
+    """
+    found = identify()
+    check = [*found.command, "check"]
+    questions = {"": check, **{each: [*check, "--feature", each] for each in features}}
+    asked = {name: _Asked(words) for name, words in questions.items() if found.command}
+    try:
+        yield lambda: _examined(found, {name: each.answer() for name, each in asked.items()})
+    finally:
+        for each in asked.values():
+            each.end()
+
+
+def _examined(found: Criu, answers: dict[str, tuple[int, str]]) -> Examined:
+    own = answers.pop("", None)
+    problem = _complaint(*own) if own else found.problem
+    criu = Criu(command=found.command, version=found.version, problem=problem)
+    return Examined(criu, {name: status == 0 for name, (status, _) in answers.items()})
+
+
+class _Asked:
+    """A CRIU that was started; what it prints fits into a pipe."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._said = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            self._said = str(error)
+
+    def answer(self) -> tuple[int, str]:
+        """Wait for its exit status, -1 if there is none, and what it printed."""
+        if self._process is None:
+            return -1, self._said
+        try:
+            out, _ = self._process.communicate(timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            return -1, str(error)
+        return self._process.returncode, _decoded(out)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+
+def ask(words: Sequence[str]) -> tuple[int, str]:
+    """Run CRIU and give its exit status, -1 if it could not be run, and all that it printed."""
     try:
         done = subprocess.run(
             words,
@@ -187,4 +259,8 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return -1, str(error)
-    return done.returncode, done.stdout.decode("utf-8", "backslashreplace")
+    return done.returncode, _decoded(done.stdout)
+
+
+def _decoded(out: bytes) -> str:
+    return out.decode("utf-8", "backslashreplace")

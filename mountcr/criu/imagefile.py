@@ -63,6 +63,7 @@ GHOST_FILE: Final = 0x52583605
 CGROUP: Final = 0x59383330
 IDS: Final = 0x54432030
 STATS: Final = 0x57093306
+CPUINFO: Final = 0x61404013
 
 LARGEST: Final = 256 << 20
 """Bytes of a file that is read whole: some millions of open files, in what takes 100 each."""
@@ -399,5 +400,6 @@ def _message_type(magic: int) -> type[Message] | None:
         CGROUP: pb.CgroupEntry,
         IDS: pb.NamespaceIds,
         STATS: pb.Statistics,
+        CPUINFO: pb.ProcessorEntry,
     }
     return kinds.get(magic)

@@ -310,3 +310,27 @@ class Statistics(_message.Message):
     DUMP_FIELD_NUMBER: _ClassVar[int]
     dump: DumpStatistics
     def __init__(self, dump: _Optional[_Union[DumpStatistics, _Mapping]] = ...) -> None: ...
+
+class ProcessorX86(_message.Message):
+    __slots__ = ("vendor", "family", "model", "stepping", "capability_version", "capabilities", "name")
+    VENDOR_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STEPPING_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    vendor: int
+    family: int
+    model: int
+    stepping: int
+    capability_version: int
+    capabilities: _containers.RepeatedScalarFieldContainer[int]
+    name: bytes
+    def __init__(self, vendor: _Optional[int] = ..., family: _Optional[int] = ..., model: _Optional[int] = ..., stepping: _Optional[int] = ..., capability_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[int]] = ..., name: _Optional[bytes] = ...) -> None: ...
+
+class ProcessorEntry(_message.Message):
+    __slots__ = ("x86",)
+    X86_FIELD_NUMBER: _ClassVar[int]
+    x86: _containers.RepeatedCompositeFieldContainer[ProcessorX86]
+    def __init__(self, x86: _Optional[_Iterable[_Union[ProcessorX86, _Mapping]]] = ...) -> None: ...

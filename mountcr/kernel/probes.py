@@ -7,11 +7,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from mountcr.errors import MountcrError
 from mountcr.kernel import mounts, statmount, syscalls
 from mountcr.model import Capabilities
-from mountcr.overlayopts import OverlayOptions
-from mountcr.paths import KPath, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +22,16 @@ _CALLS: Final[dict[str, Callable[[], object]]] = {
     "openat2": lambda: syscalls.openat2(-1, b"", 0, 0, 0),
     "statmount": lambda: statmount.statmount(0, 0),
     "listmount": lambda: statmount.listmount(0),
+    "pidfd_open": lambda: os.pidfd_open(-1),
 }
+
+_FILES: Final = {
+    "map_files": "/proc/self/map_files",
+    "time namespaces": "/proc/self/ns/time",
+    "user namespaces": "/proc/self/ns/user",
+    "cgroup namespaces": "/proc/self/ns/cgroup",
+}
+"""What is there where the kernel can do it."""
 
 
 def _fsopen() -> bool:
@@ -37,51 +43,12 @@ def _fsopen() -> bool:
     return True
 
 
-def _layers_by_fd() -> bool:
-    """Tell whether overlay takes layers as descriptors (Linux 6.13)."""
+def _opens(path: str) -> bool:
     try:
-        context = syscalls.fsopen(b"overlay", syscalls.FSOPEN_CLOEXEC)
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError:
         return False
-    try:
-        layer = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syscalls.fsconfig_fd(context, b"lowerdir+", layer)
-        finally:
-            os.close(layer)
-    except OSError:
-        return False
-    finally:
-        os.close(context)
     return True
-
-
-def _overlay() -> bool:
-    """Tell whether an overlay of two layers with an upper can be mounted in a private namespace."""
-    # 10 ms, which a plan has no use for
-    import tempfile
-
-    from mountcr.kernel.private import in_private_namespace
-
-    with tempfile.TemporaryDirectory(prefix="mountcr-probe-") as scratch:
-        try:
-            in_private_namespace(lambda: _try_overlay(scratch))
-        except (OSError, MountcrError):
-            return False
-    return True
-
-
-def _try_overlay(scratch: str) -> None:
-    from mountcr.kernel.overlay import mount_overlay
-
-    # on a tmpfs of its own: the scratch directory may lie on an overlay, which cannot be an upper
-    base = encode(scratch)
-    syscalls.mount(b"tmpfs", os.fsencode(scratch), b"tmpfs", 0, b"size=64k")
-    names = ("a", "b", "upper", "work", "merged")
-    for name in names:
-        os.mkdir(f"{scratch}/{name}")
-    a, b, upper, work, merged = (KPath(f"{base}/{name}") for name in names)
-    mount_overlay(merged, OverlayOptions(lowers=(a, b), upper=upper, work=work))
 
 
 def probe_criu_engine() -> dict[str, bool]:
@@ -145,12 +112,16 @@ def _open_aufs() -> None:
 
 
 def probe() -> Capabilities:
-    """Ask the kernel; nothing is left behind. Without CAP_SYS_ADMIN what mounts is False."""
+    """
+    Ask the kernel; nothing is mounted. What only CAP_SYS_ADMIN is told is False without it.
+
+    `fuse` opens the device, which loads its module where that is one.
+    """
     features = {name: syscalls.is_known(call) for name, call in _CALLS.items()}
     features |= probe_criu_engine()
     features |= probe_aufs()
     features |= probe_fuse()
+    features |= {name: os.path.exists(path) for name, path in _FILES.items()}
     features["fsopen overlay"] = _fsopen()
-    features["overlay layers by descriptor"] = _layers_by_fd()
-    features["overlay"] = _overlay()
+    features["fuse"] = _opens("/dev/fuse")
     return Capabilities(kernel=os.uname().release, features=features)

@@ -10,15 +10,26 @@ import pytest
 
 from mountcr import mountinfo
 from mountcr.kernel.probes import probe, probe_criu_engine
-from scratch import NEW_CALLS, lack
+from scratch import lack
 
-CALLS = {"open_tree", "move_mount", "mount_setattr", "openat2", "statmount", "listmount"}
+CALLS = {
+    "open_tree",
+    "move_mount",
+    "mount_setattr",
+    "openat2",
+    "statmount",
+    "listmount",
+    "pidfd_open",
+}
 OTHERS = {
     "fsopen overlay",
-    "overlay layers by descriptor",
-    "overlay",
     "move_mount set group",
     "aufs",
+    "fuse",
+    "map_files",
+    "time namespaces",
+    "user namespaces",
+    "cgroup namespaces",
 }
 
 
@@ -48,20 +59,10 @@ def test_what_the_restore_engine_needs() -> None:
     assert probe_criu_engine()["move_mount set group"] is False
 
 
-@pytest.mark.requires("overlay")
-def test_overlay_without_the_new_calls() -> None:
-    """An overlay can be mounted all the same, but not by descriptors."""
-    lack(*NEW_CALLS)
-    features = probe().features
-    assert features["overlay"]
-    assert not features["fsopen overlay"]
-    assert not features["overlay layers by descriptor"]
-
-
-def test_layers_by_descriptor_need_the_call_for_it() -> None:
-    """Without fsconfig(2) they are told as missing."""
-    lack("fsconfig")
-    assert not probe().features["overlay layers by descriptor"]
+def test_the_mount_api() -> None:
+    """Without fsopen(2) overlay is not opened by it."""
+    lack("fsopen")
+    assert not probe().features["fsopen overlay"]
 
 
 def test_nothing_is_left() -> None:
@@ -83,7 +84,7 @@ def test_without_privilege_what_mounts_is_told_as_missing() -> None:
         try:
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
-            os.write(writer, b"yes" if probe().features["overlay"] else b"no")
+            os.write(writer, b"yes" if probe().features["fsopen overlay"] else b"no")
         finally:
             os._exit(0)
     os.waitpid(child, 0)
