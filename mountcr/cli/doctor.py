@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mountcr.cli.output import print_document
+from mountcr.hosts.diagnosis import may_mount
 from mountcr.hosts.records import Answer
 from mountcr.operations.doctor import examine
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from mountcr.hosts.records import DoctorDocument
 
-__all__ = ["run"]
+__all__ = ["run", "status_of"]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,11 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
         from mountcr.render.doctor import text_of
 
         print_text(text_of(found))
-    return _status(found)
+    return status_of(found)
 
 
-def _status(found: DoctorDocument) -> int:
+def status_of(found: DoctorDocument) -> int:
+    """Give the exit status: 0 where a dump and a restore can work, in some cases at least."""
     if Answer.NO not in {found.dump.verdict, found.restore.verdict}:
         return 0
-    privileges = found.privileges
-    return 6 if privileges.euid == 0 and "CAP_SYS_ADMIN" in privileges.effective else 7
+    return 6 if may_mount(found.privileges) else 7

@@ -7,11 +7,15 @@ It is what an engine does, reduced to what checkpoint and restore care about.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from mountcr import procstat
 from mountcr.errors import StepError
 from mountcr.interrupts import let_through
 from mountcr.kernel import mounts, syscalls
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["BindMount", "Devpts", "Recipe", "Tmpfs", "launch", "stop"]
+
+_ENDING: Final = 5.0
+"""Seconds that a process that was killed may take to end."""
 
 _DEVICES: Final = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 
@@ -98,6 +105,11 @@ def stop(pid: int) -> None:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        _kill(pid)
+        return
     try:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         _wait(handle)
@@ -107,13 +119,22 @@ def stop(pid: int) -> None:
         os.close(handle)
 
 
+def _kill(pid: int) -> None:
+    """Kill a process of a kernel that knows it by its pid only, before Linux 5.3, and wait."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + _ENDING
+        while not procstat.read_stat(pid).ended and time.monotonic() < until:
+            time.sleep(0.001)
+
+
 def _wait(handle: int) -> None:
     """A pidfd becomes readable when the process ends, pidfd_open(2)."""
     import select
 
     poll = select.poll()
     poll.register(handle, select.POLLIN)
-    poll.poll(5000)
+    poll.poll(int(_ENDING * 1000))
 
 
 def _in_child(recipe: Recipe, writer: int) -> None:

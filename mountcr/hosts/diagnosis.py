@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mountcr.hosts.features import Feature
-    from mountcr.hosts.records import Attempt, CriuTrial, Tried
+    from mountcr.hosts.records import Attempt, CriuTrial, Privileges, Tried
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "may_mount"]
 
-_PRIVILEGE: Final = "CAP_SYS_ADMIN"
+_CAPABILITY: Final = "CAP_SYS_ADMIN"
 _FUSE_DRIVERS: Final = ("unionfs", "fuse-overlayfs")
 _ROOT: Final = "run as root, in the user namespace of the host"
 
@@ -67,7 +67,7 @@ def diagnose(tried: Tried) -> DoctorDocument:
 
 def _dump(tried: Tried, trials: tuple[CriuTrial, ...]) -> Ability:
     """Say whether CRIU dumps here, by what it made of the trials."""
-    return _prevented(tried) or _untried(tried, trials) or _judged(trials, "dump")
+    return _prevented(tried) or _untried(tried, trials) or _judged(tried, trials, "dump")
 
 
 def _restore(tried: Tried, trials: tuple[CriuTrial, ...]) -> Ability:
@@ -76,21 +76,31 @@ def _restore(tried: Tried, trials: tuple[CriuTrial, ...]) -> Ability:
     if found:
         return found
     if not any(each.restore for each in trials):
-        dump = _judged(trials, "dump")
+        dump = _judged(tried, trials, "dump")
         because = f"nothing could be dumped to try it with: {dump.because}"
         return msgspec.structs.replace(dump, because=because)
-    return _judged(trials, "restore")
+    return _judged(tried, trials, "restore")
 
 
 def _prevented(tried: Tried) -> Ability | None:
     """Say what keeps CRIU from even being tried."""
-    if tried.privileges.euid != 0:
-        return Ability(verdict=Answer.NO, because="it needs root", hint=_ROOT)
-    if _PRIVILEGE not in tried.privileges.effective:
-        return Ability(verdict=Answer.NO, because=f"it needs {_PRIVILEGE}", hint=_ROOT)
     if not tried.criu.command:
-        return Ability(verdict=Answer.NO, because=tried.criu.problem, hint=HINT)
-    return None
+        none = Ability(verdict=Answer.NO, because=tried.criu.problem, hint=HINT)
+        return _unprivileged(tried) or none
+    return _unprivileged(tried)
+
+
+def _unprivileged(tried: Tried) -> Ability | None:
+    """Say which privilege is missing; without it nothing is mounted and CRIU does nothing."""
+    if may_mount(tried.privileges):
+        return None
+    missing = "root" if tried.privileges.euid != 0 else _CAPABILITY
+    return Ability(verdict=Answer.NO, because=f"it needs {missing}", hint=_ROOT)
+
+
+def may_mount(privileges: Privileges) -> bool:
+    """Tell whether a process has the privileges that mountcr wants for anything but a look."""
+    return privileges.euid == 0 and _CAPABILITY in privileges.effective
 
 
 def _untried(tried: Tried, trials: tuple[CriuTrial, ...]) -> Ability | None:
@@ -100,34 +110,41 @@ def _untried(tried: Tried, trials: tuple[CriuTrial, ...]) -> Ability | None:
     why = trials[-1].failed if trials else "nothing was tried"
     if tried.criu.problem:
         return Ability(
-            verdict=Answer.NO, because=tried.criu.problem, hint=_cure(tried.criu.problem)
+            verdict=Answer.NO, because=tried.criu.problem, hint=_cure(tried, tried.criu.problem)
         )
     return Ability(verdict=Answer.YES, because=f"says `criu check`, which alone was asked: {why}")
 
 
-def _judged(trials: tuple[CriuTrial, ...], what: str) -> Ability:
+def _judged(tried: Tried, trials: tuple[CriuTrial, ...], what: str) -> Ability:
     """Judge the dumps or the restores of the trials that there were."""
-    found = [(each, attempt) for each in trials if (attempt := _attempt(each, what))]
-    working = [each for each, attempt in found if attempt.works]
-    failures = [attempt.said for _, attempt in found if not attempt.works]
-    failures += [each.failed for each in trials if each.failed]
+    working = [each for each in trials if (attempt := _attempt(each, what)) and attempt.works]
     if any(each.rseq for each in working):
         return Ability(verdict=Answer.YES)
-    said = failures[0] if failures else "only that was tried"
+    said = next(_failures(trials, what), "nothing else was tried")
     if working:
-        dumped = next(each.dump.said for each in trials if each.dump and not each.dump.works)
-        because = f"only tasks without restartable sequences: {dumped or said}"
-        return Ability(verdict=Answer.PARTLY, because=because, hint=_cure(dumped or said))
-    return Ability(verdict=Answer.NO, because=said, hint=_cure(said))
+        because = f"only tasks without restartable sequences: {said}"
+        return Ability(verdict=Answer.PARTLY, because=because, hint=_cure(tried, said))
+    return Ability(verdict=Answer.NO, because=said, hint=_cure(tried, said))
+
+
+def _failures(trials: tuple[CriuTrial, ...], what: str) -> Iterator[str]:
+    """Give what kept a dump, or a restore with the dump before it, from working."""
+    for trial in trials:
+        for each in (trial.dump, trial.restore if what == "restore" else None):
+            if each and not each.works:
+                yield each.said
+        if trial.failed:
+            yield trial.failed
 
 
 def _attempt(trial: CriuTrial, what: str) -> Attempt | None:
     return trial.dump if what == "dump" else trial.restore
 
 
-def _cure(message: str) -> str:
+def _cure(tried: Tried, message: str) -> str:
     """Say what helps against something CRIU said."""
-    return next((each.cure for each in explained(message).values()), HINT)
+    otherwise = _ROOT if tried.privileges.user_namespace else HINT
+    return next((each.cure for each in explained(message).values()), otherwise)
 
 
 # --- Known pairs ----------------------------------------------------------------------------------
@@ -168,8 +185,8 @@ def _driver(tried: Tried, name: str, dump: Ability, restore: Ability) -> DriverR
     return DriverReport(
         driver=name,
         assembled=attempt.works,
-        dump=dump if _can_run(tried, name) else _denied(tried, attempt, "no container runs on it"),
-        restore=restore if attempt.works else _denied(tried, attempt, "it cannot be mounted"),
+        dump=dump if _can_run(tried, name) else _denied(tried, attempt),
+        restore=restore if attempt.works else _denied(tried, attempt),
     )
 
 
@@ -180,11 +197,10 @@ def _can_run(tried: Tried, name: str) -> bool:
     return tried.drivers[name].works
 
 
-def _denied(tried: Tried, attempt: Attempt, what: str) -> Ability:
-    prevented = _prevented(tried)
-    if prevented and not attempt.said:
-        return prevented
-    return Ability(verdict=Answer.NO, because=f"{what}: {attempt.said}", hint=attempt.hint)
+def _denied(tried: Tried, attempt: Attempt) -> Ability:
+    """Say why a driver cannot be used, unless nothing can."""
+    denied = Ability(verdict=Answer.NO, because=attempt.said, hint=attempt.hint)
+    return _unprivileged(tried) or denied
 
 
 # --- Features -------------------------------------------------------------------------------------
@@ -201,7 +217,7 @@ def _checks(tried: Tried) -> Iterator[Check]:
         works=not criu.problem,
         detail=" ".join(filter(None, words)),
         needed=True,
-        hint=_cure(criu.problem) if criu.problem else "",
+        hint=_cure(tried, criu.problem) if criu.problem else "",
     )
     yield from _features(tried.criu_features, CRIU_FEATURES, prefix="criu ")
     libmount = tried.libmount

@@ -71,15 +71,19 @@ def mount_fuse(
 
     It gets the arguments and, as the last word, where it mounts first. `layers` are the directories
     that it needs. The mount has no attributes but relatime. Raises CapabilityError when no program
-    is there or the kernel has no open_tree(2) (Linux 5.2), StepError for a layer that is gone and
-    with the words of a server that failed, OSError otherwise. On failure neither mount nor server
-    is left.
+    is there or the kernel has no open_tree(2) (Linux 5.2) or pidfd_open(2) (5.3), StepError for a
+    layer that is gone and with the words of a server that failed, OSError otherwise. On failure
+    neither mount nor server is left.
     """
     program = _program(programs, package)
     if not mounts.can_clone():
         msg = f"{os.path.basename(program)} would keep its mount for good without open_tree(2)"
         hint = "use Linux 5.2 or newer, or --driver overlay or vfs"
         raise CapabilityError(msg, probe="open_tree", hint=hint)
+    if not syscalls.is_known(lambda: os.pidfd_open(-1)):
+        msg = f"{os.path.basename(program)} cannot be watched without pidfd_open(2)"
+        hint = "use Linux 5.3 or newer, or --driver overlay or vfs"
+        raise CapabilityError(msg, probe="pidfd_open", hint=hint)
     for number, layer in enumerate(layers, 1):
         if not os.path.isdir(decode(layer)):
             msg = f"layer {number} of {len(layers)} is gone: {layer}"

@@ -52,6 +52,7 @@ def _reasons(found: DoctorDocument) -> Iterator[str]:
         if not ability.because or reason in said:
             continue
         said.add(reason)
-        yield f"{name}: {ability.because}"
+        because = ability.because.removeprefix(f"{name}: ")
+        yield f"{name}: {because}"
         if ability.hint:
             yield f"  hint: {ability.hint}"
