@@ -364,6 +364,19 @@ def _doctor(subparsers: Subparsers) -> None:
     )
 
 
+def _compat(subparsers: Subparsers) -> None:
+    text = "say what a container that is dumped on one host can lose or fail on on another one"
+    parser = _add(subparsers, "compat", text)
+    for option, name, where in (("--from", "source", "here"), ("--to", "target", "there")):
+        parser.add_argument(
+            option,
+            dest=name,
+            metavar="FILE|DIR",
+            required=True,
+            help=f"what `mountcr doctor --json` printed {where}, images or facts",
+        )
+
+
 def _demo(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "demo", "dump, take apart, rebuild and restore a small container")
     parser.add_argument(
@@ -404,6 +417,7 @@ _COMMANDS: Final = {
         _images,
         _docker_cr,
         _doctor,
+        _compat,
         _demo,
         _completion,
         _schema,

@@ -19,6 +19,7 @@ __all__ = ["documents", "run"]
 def documents() -> dict[str, type[msgspec.Struct]]:
     """Give the type of every document by its name."""
     from mountcr.cli.inspect import InspectDocument
+    from mountcr.hosts.compatibility import CompatDocument
     from mountcr.hosts.records import DoctorDocument
     from mountcr.manifest import Manifest
     from mountcr.model import Facts
@@ -36,6 +37,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.rootfs.fingerprint import Fingerprint
 
     return {
+        "compat": CompatDocument,
         "convert": ConvertResult,
         "cleanup": CleanupResult,
         "doctor": DoctorDocument,

@@ -9,12 +9,11 @@ from mountcr.criu.dialects import shell_line
 from mountcr.criu.options import Kind
 from mountcr.model import Severity
 from mountcr.planning.records import Verdict
+from mountcr.render.findings import add_findings
 from mountcr.render.outline import Outline
 from mountcr.render.text import count, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mountcr.model import Finding
     from mountcr.planning.records import Engine, Plan
 
@@ -37,12 +36,12 @@ def outline_plan(plan: Plan, *, explain: bool = False, purpose: Kind = Kind.DUMP
     top = Outline(
         printable(f"{what}: {verdict_sentence(plan, purpose)}"), _VERDICT_STYLE[plan.verdict]
     )
-    _findings(top, "refusals", plan.refusals, "red")
+    add_findings(top, "refusals", plan.refusals, "red")
     _externals(top, plan, explain=explain)
-    _findings(top, "losses", plan.losses, "yellow")
-    _findings(top, "notes", _open(plan, Severity.NOTE))
+    add_findings(top, "losses", plan.losses, "yellow")
+    add_findings(top, "notes", _open(plan, Severity.NOTE))
     if explain:
-        _findings(top, "cured by this plan", (each for each in plan.findings if each.cured))
+        add_findings(top, "cured by this plan", (each for each in plan.findings if each.cured))
     if plan.engine:
         _engine(top, plan.engine, explain=explain)
     _rootfs(top, plan, explain=explain)
@@ -71,17 +70,6 @@ def verdict_sentence(plan: Plan, purpose: Kind = Kind.DUMP) -> str:
 
 def _open(plan: Plan, severity: Severity) -> tuple[Finding, ...]:
     return tuple(each for each in plan.findings if each.severity is severity and not each.cured)
-
-
-def _findings(top: Outline, title: str, findings: Iterable[Finding], style: str = "") -> None:
-    shown = list(findings)
-    if not shown:
-        return
-    section = top.add(title, style)
-    for each in shown:
-        line = section.add(printable(f"{each.rule} {each.mount}: {each.message}"), style)
-        if each.cure:
-            line.add(printable(f"cure: {each.cure}"))
 
 
 def _externals(top: Outline, plan: Plan, *, explain: bool) -> None:

@@ -37,6 +37,7 @@ COMMANDS = {
     "images": ["/i"],
     "convert": ["/l", "--from", "overlay", "--to", "aufs", "-o", "/o"],
     "doctor": [],
+    "compat": ["--from", "a", "--to", "b"],
     "demo": [],
     "schema": ["plan"],
 }
