@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -42,6 +43,7 @@ CACHE: Final = "/run/criu.kdat"
 """Where CRIU keeps, until reboot, what it found of the kernel (criu/kerndat.c), if on a tmpfs."""
 
 _TIMEOUT: Final = 30.0  # seconds; `criu check` takes 0.1
+_ENDING: Final = 5.0  # seconds, for what nobody waits for any more
 HINT: Final = (
     "run tools/provision, which installs one that works in a place of its own, "
     "or name a newer CRIU in $MOUNTCR_CRIU"
@@ -194,7 +196,8 @@ def examining(features: Sequence[str]) -> Generator[Callable[[], Examined]]:
     Ask the CRIU of this host whether it is content and what it finds, beside what a block does.
 
     Gives a function that waits for the answers. Each question takes CRIU 0.05 to 0.1 s, all of
-    them are asked at once. At the end of the block no CRIU runs any more.
+    them are asked at once. At the end of the block no CRIU runs any more; keys of the terminal do
+    not reach it.
     """
     found = identify()
     check = [*found.command, "check"]
@@ -226,6 +229,7 @@ class _Asked:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         except OSError as error:
             self._said = str(error)
@@ -241,8 +245,13 @@ class _Asked:
         return self._process.returncode, _decoded(out)
 
     def end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
+        """Wait for its end: one that is killed can leave processes that it has stopped."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        try:
+            self._process.communicate(timeout=_ENDING)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()
 
 

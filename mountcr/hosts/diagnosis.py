@@ -9,7 +9,7 @@ import msgspec
 
 from mountcr.criu.binary import HINT
 from mountcr.hosts.features import CRIU_FEATURES, FEATURES, PROGRAMS
-from mountcr.hosts.known import explained, known_pairs, table
+from mountcr.hosts.known import explained, known_pairs, sign, table
 from mountcr.hosts.records import (
     Ability,
     Answer,
@@ -132,7 +132,7 @@ def _failures(trials: tuple[CriuTrial, ...], what: str) -> Iterator[str]:
     for trial in trials:
         for each in (trial.dump, trial.restore if what == "restore" else None):
             if each and not each.works:
-                yield each.said
+                yield sign(each.said)  # without a pid, which is another one each time
         if trial.failed:
             yield trial.failed
 

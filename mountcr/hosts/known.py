@@ -16,7 +16,7 @@ import msgspec
 
 from mountcr.rules.versions import parse, within
 
-__all__ = ["Known", "explained", "known_pairs", "table"]
+__all__ = ["Known", "explained", "known_pairs", "sign", "table"]
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +64,14 @@ def table() -> dict[str, Known]:
 def known_pairs(criu: str, kernel: str, libc: str = "") -> dict[str, Known]:
     """Give the pairs that these versions have, by id."""
     return {name: each for name, each in table().items() if each.applies(criu, kernel, libc)}
+
+
+def sign(message: str) -> str:
+    """Give the part of what CRIU said that is the sign of a known pair, all of it if none is."""
+    for each in table().values():
+        if each.message and (match := re.search(each.message, message)):
+            return match[0]
+    return message
 
 
 def explained(message: str) -> dict[str, Known]:

@@ -9,10 +9,12 @@ has and touches nothing of the host's.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mountcr.kernel import syscalls
+from mountcr.kernel.locks import is_held_by_others
 from mountcr.kernel.private import in_private_namespace
 from mountcr.paths import KPath, decode
 
@@ -33,8 +35,8 @@ def in_scratch(work: Callable[[], T]) -> T:
     """
     Call `work` in a private mount namespace where `SCRATCH` is an empty directory on a tmpfs.
 
-    It runs in a forked child, see `in_private_namespace`, which says what is raised. A directory
-    that had to be made on the host is removed.
+    It runs in a forked child, see `in_private_namespace`, which says what is raised. The directory
+    that mountcr has on the host is removed if it had to be made.
     """
 
     def prepared() -> T:
@@ -43,11 +45,24 @@ def in_scratch(work: Callable[[], T]) -> T:
         return work()
 
     made = not os.path.isdir(_RUN)
-    if made:
-        os.makedirs(_RUN, exist_ok=True)
+    os.makedirs(_RUN, exist_ok=True)
+    used = os.open(_RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(used, fcntl.LOCK_SH)
         return in_private_namespace(prepared)
     finally:
         if made:
-            with contextlib.suppress(OSError):
-                os.rmdir(_RUN)
+            _remove(used)
+        os.close(used)
+
+
+def _remove(used: int) -> None:
+    """
+    Remove the directory unless somebody else works with it.
+
+    For that one rmdir(2) would take away what is mounted there, see
+    kernel-notes/rmdir-of-a-mountpoint.md.
+    """
+    if not is_held_by_others(used):
+        with contextlib.suppress(OSError):
+            os.rmdir(_RUN)

@@ -9,6 +9,7 @@ Linux 5.13 does not tell CRIU (criu/cr-dump.c, `check_thread_rseq()`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from mountcr.driver import get_driver
 from mountcr.errors import MountcrError
 from mountcr.execute import applied
 from mountcr.hosts.records import Attempt, CriuTrial
+from mountcr.interrupts import held_back
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.scratch import SCRATCH, in_scratch
 from mountcr.paths import KPath, decode
@@ -69,9 +71,11 @@ def _trial(command: Sequence[str], *, root: str, rseq: bool) -> CriuTrial:
     for each in (lower, upper, at, images, *((stack.work,) if stack.work else ())):
         os.makedirs(decode(each))
     words = _install(decode(upper if driver.flat else lower))
-    with applied(driver.assemble(stack, at), LiveKernel()):
-        recipe = Recipe(root=at, command=words, environment={} if rseq else _WITHOUT_RSEQ)
-        pid = launch(recipe)
+    recipe = Recipe(root=at, command=words, environment={} if rseq else _WITHOUT_RSEQ)
+    with applied(driver.assemble(stack, at), LiveKernel()), contextlib.ExitStack() as running:
+        with held_back():
+            pid = launch(recipe)
+            running.callback(stop, pid)
         dumped = _dump(command, pid, images)
         restored = _restore(command, at, images) if dumped.works else None
         return CriuTrial(root=root, rseq=rseq, dump=dumped, restore=restored)
@@ -85,34 +89,43 @@ def _await_sleep(pid: int) -> None:
 
 
 def _dump(command: Sequence[str], pid: int, images: KPath) -> Attempt:
-    """Dump the container, which has ended afterwards in any case."""
-    try:
-        _await_sleep(pid)
-        words = [*command, "dump", "-v1", "--tree", str(pid), "--images-dir", images]
-        return _attempt(words)
-    finally:
-        stop(pid)
+    """Dump the container, which ends by that if it is done."""
+    _await_sleep(pid)
+    return _attempt([*command, "dump", "-v1", "--tree", str(pid), "--images-dir", images])
 
 
 def _restore(command: Sequence[str], root: KPath, images: KPath) -> Attempt:
     """Restore the container and see that it lives; it has ended afterwards."""
     noted = f"{images}/pid"
     words = [*command, "restore", "-v1", "--restore-detached", "--images-dir", images]
-    attempt = _attempt([*words, "--root", root, "--pidfile", noted])
-    if not attempt.works:
-        return attempt
-    with open(noted, encoding="ascii") as file:
-        pid = int(file.read())
     try:
-        lives = not procstat.read_stat(pid).ended
+        attempt = _attempt([*words, "--root", root, "--pidfile", noted])
+        if attempt.works and not _lives(_noted(noted)):
+            return Attempt(works=False, said="what CRIU restored ended at once")
+        return attempt
+    finally:
+        if pid := _noted(noted):
+            stop(pid)
+
+
+def _noted(path: str) -> int:
+    """Read the pid that CRIU noted; 0 if it did not come to that."""
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        return int(file.read())
+    return 0
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return not procstat.read_stat(pid).ended
     except ProcessLookupError:
-        lives = False
-    stop(pid)
-    return Attempt(works=lives, said="" if lives else "what CRIU restored ended at once")
+        return False
 
 
 def _attempt(words: Sequence[str]) -> Attempt:
-    status, out = binary.ask(words)
+    """Run CRIU to its end: one that is interrupted leaves tasks that are neither here nor there."""
+    with held_back():
+        status, out = binary.ask(words)
     if status == 0:
         return Attempt(works=True)
     said = log.first_error(out)[0] or (out.strip().splitlines() or [""])[0]

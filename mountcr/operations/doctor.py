@@ -8,6 +8,7 @@ meanwhile. Nothing is left: no mount, no process, no directory.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,7 @@ def tried() -> Tried:
     privileges = read_privileges()
     with binary.examining(tuple(CRIU_FEATURES)) as answers:
         mounted = _mounted()
-        command = binary.locate() if not mounted.failed else ()
-        trials = tuple(_trials(command, mounted.drivers["overlay"].works)) if command else ()
+        trials = tuple(_trials(binary.locate(), mounted))
         features = probe().features | {"overlay": mounted.drivers["overlay"].works}
         examined = answers()
     return Tried(
@@ -123,12 +123,14 @@ def _dump_cpuinfo() -> bytes:
         return file.read()
 
 
-def _trials(command: Sequence[str], overlay: bool) -> Iterator[CriuTrial]:
+def _trials(command: Sequence[str], mounted: _Mounted) -> Iterator[CriuTrial]:
     """Try what containers are like first, then with less and less of it, until one comes back."""
-    roots = ["overlay"] if overlay else ["vfs"]
-    attempts = [(root, rseq) for root in roots for rseq in (True, False)]
-    attempts += [("vfs", True), ("vfs", False)] if overlay else []
-    for root, rseq in attempts:
+    if mounted.failed:
+        yield CriuTrial(root="vfs", rseq=True, failed=mounted.failed)
+    if mounted.failed or not command:
+        return
+    roots = ("overlay", "vfs") if mounted.drivers["overlay"].works else ("vfs",)
+    for root, rseq in itertools.product(roots, (True, False)):
         trial = try_criu(command, root=root, rseq=rseq)
         yield trial
         if trial.done:

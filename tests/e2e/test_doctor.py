@@ -146,6 +146,37 @@ def test_no_criu() -> None:
     assert {each.driver: each.assembled for each in found.drivers}["vfs"]
 
 
+@pytest.mark.requires("root", "criu")
+@pytest.mark.parametrize("delay", [0.3, 0.6, 0.9])
+def test_an_interrupt_leaves_nothing(delay: float) -> None:
+    """Whatever is tried just then."""
+    before = left()
+    command = [sys.executable, "-m", "mountcr", "doctor"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        time.sleep(delay)
+        process.terminate()
+        _, err = process.communicate()
+    assert b"Traceback" not in err
+    assert process.returncode in {0, 130}
+    assert containers() == []
+    assert own_servers() == []
+    assert left() == before
+
+
+@pytest.mark.requires("root", "criu")
+def test_two_at_once() -> None:
+    """Neither takes away what the other one works with."""
+    command = [sys.executable, "-m", "mountcr", "doctor", "--json"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+    said = [each.communicate()[0] for each in both]
+    verdicts = {msgspec.json.decode(each, type=DoctorDocument).restore.verdict for each in said}
+    assert verdicts == {Answer.YES}
+
+
 # --- Kernels that lack something ------------------------------------------------------------------
 
 

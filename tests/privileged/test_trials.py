@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -171,3 +172,23 @@ def test_the_place_is_gone_when_the_work_fails() -> None:
     with pytest.raises(OSError, match="it failed"):
         in_scratch(fail)
     assert os.listdir("/run") == []
+
+
+def test_the_place_stays_while_somebody_else_works_there() -> None:
+    """Removing the directory would take away what is mounted there in another namespace."""
+    syscalls.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"size=1m")
+    parent = os.getpid()
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        if os.fork():
+            os.read(reader, 1)
+            return
+        held = os.open(f"/proc/{parent}/root/run/mountcr", os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(held, fcntl.LOCK_SH)
+        os.write(writer, b"!")
+        time.sleep(0.5)
+        os._exit(0)
+
+    in_scratch(work)
+    assert os.listdir("/run") == ["mountcr"]

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from mountcr.hosts.known import Known, explained, known_pairs, table
+from mountcr.hosts.known import Known, explained, known_pairs, sign, table
 from mountcr.rules.versions import parse
 
 EVERY = pytest.mark.parametrize("known", table().values(), ids=table())
@@ -70,3 +70,5 @@ def test_what_criu_said_is_explained() -> None:
     }
     assert explained("vdso: Unexpected rt vDSO area bounds").keys() == {"vdso-bounds"}
     assert explained("all is well") == {}
+    assert sign("137 has rseq but kernel lacks get_rseq_conf feature").startswith("has rseq")
+    assert sign("all is well") == "all is well"
