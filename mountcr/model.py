@@ -103,6 +103,8 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     its own namespace, `layers_outside` those that are on the host by that path. `entries` is how
     many names are in a mqueue or pstore, whose content CRIU does not dump, and in a control group,
     which is empty when it was removed; None for others and where it could not be counted.
+    `unique_id` is what no other mount gets until reboot (statmount(2), Linux 6.8), 0 where nobody
+    asked: a plan needs none.
 
     Of a union whose branches mountinfo does not tell, `branches` are they, `path=permission` as
     sysfs has them (AUFS: /sys/fs/aufs/si_*/br*, in the order of their numbers), then `xino=path`
@@ -132,6 +134,7 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     server_cwd: KPath | None = None
     dialect: str = ""
     layers: FoundLayers | None = None
+    unique_id: int = 0
 
     def _tag(self, name: str) -> int:
         for field in self.optional:

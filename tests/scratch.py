@@ -7,19 +7,21 @@ For tests that run in a mount namespace of their own, in a process that ends wit
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 import enosys
 from mountcr import mountinfo
-from mountcr.kernel import syscalls
+from mountcr.kernel import nsfs, statmount, syscalls
 from mountcr.paths import KPath, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from mountcr.model import Mount
@@ -30,6 +32,7 @@ __all__ = [
     "NEW_CALLS",
     "directories",
     "has",
+    "kept_namespace",
     "lack",
     "mounted",
     "needs",
@@ -89,6 +92,42 @@ def mounted(at: KPath) -> list[Mount]:
     return [mount for mount in mountinfo.read() if mount.mountpoint == at]
 
 
+@contextlib.contextmanager
+def kept_namespace(prepare: Callable[[], object]) -> Generator[int]:
+    """
+    Give a descriptor of a mount namespace in which something was done, and then no process is.
+
+    Skips where the kernel does not tell of such a one (before Linux 6.12).
+    """
+    with open("/proc/thread-self/ns/mnt", "rb") as own:
+        try:
+            nsfs.mount_namespace_info(own.fileno())
+        except OSError:
+            pytest.skip("this kernel does not tell all mount namespaces (Linux 6.12)")
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            prepare()
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    try:
+        assert os.read(reader, 1) == b"x"
+        fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(reader)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 _PROBES: Final[dict[str, Callable[[], object]]] = {
     "open_tree": lambda: syscalls.open_tree(-1, b"none", 0),
     "move_mount": lambda: syscalls.move_mount(-1, b"none", -1, b"none", 0),
@@ -96,6 +135,8 @@ _PROBES: Final[dict[str, Callable[[], object]]] = {
     "fsconfig": lambda: syscalls.fsconfig_flag(-1, b"ro"),
     "fsmount": lambda: syscalls.fsmount(-1),
     "openat2": lambda: syscalls.openat2(-1, b"none", 0, 0, 0),
+    "statmount": lambda: statmount.statmount(1, 0),
+    "listmount": lambda: statmount.listmount(1),
 }
 
 

@@ -48,8 +48,12 @@ class Statmount(CData):
     mnt_propagation: int
     mnt_peer_group: int
     mnt_master: int
+    propagate_from: int
     mnt_root: int
     mnt_point: int
+    fs_subtype: int
+    sb_source: int
+    supported_mask: int
 
 # `struct statx *` that is owned.
 class Statx(CData):

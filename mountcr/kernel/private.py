@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["in_namespace_of", "in_private_namespace"]
+__all__ = ["in_namespace", "in_namespace_of", "in_private_namespace"]
 
 T = TypeVar("T")
 
@@ -62,9 +62,14 @@ def in_namespace_of(pid: int, work: Callable[[], T]) -> T:
     """
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _forked(lambda: syscalls.setns(namespace, syscalls.CLONE_NEWNS), work)
+        return in_namespace(namespace, work)
     finally:
         os.close(namespace)
+
+
+def in_namespace(fd: int, work: Callable[[], T]) -> T:
+    """Do as `in_namespace_of` in the mount namespace that a descriptor is of."""
+    return _forked(lambda: syscalls.setns(fd, syscalls.CLONE_NEWNS), work)
 
 
 def _forked(

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr.kernel import mounts, statmount, syscalls
+from mountcr.kernel.nsfs import all_mount_namespaces, mount_namespace_info
 from mountcr.model import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["probe", "probe_aufs", "probe_criu_engine", "probe_fuse"]
+__all__ = ["probe", "probe_aufs", "probe_criu_engine", "probe_fuse", "probe_mount_tables"]
 
 
 _CALLS: Final[dict[str, Callable[[], object]]] = {
@@ -89,6 +91,29 @@ def probe_fuse() -> dict[str, bool]:
     return {"open_tree": mounts.can_clone()}
 
 
+def probe_mount_tables() -> dict[str, bool]:
+    """Ask what `mountcr.kernel.mounttable` is told: options, sources, other mount namespaces."""
+    groups = 0
+    with contextlib.suppress(OSError):
+        groups = statmount.told_groups()
+    return {
+        "statmount options": bool(groups & statmount.STATMOUNT_MNT_OPTS),
+        "statmount source": bool(groups & statmount.STATMOUNT_SB_SOURCE),
+        "listmount of another namespace": _lists_namespaces(),
+    }
+
+
+def _lists_namespaces() -> bool:
+    """Tell whether the kernel gives all mount namespaces, one by one, and lists their mounts."""
+    try:
+        for fd in all_mount_namespaces():
+            statmount.listmount(namespace=mount_namespace_info(fd)[0])
+            return True
+    except OSError:
+        pass
+    return False
+
+
 def _has_aufs() -> bool:
     try:
         with open("/proc/filesystems", "rb") as file:
@@ -122,6 +147,7 @@ def probe() -> Capabilities:
     features |= probe_aufs()
     features |= probe_fuse()
     features |= {name: os.path.exists(path) for name, path in _FILES.items()}
+    features |= probe_mount_tables()
     features["fsopen overlay"] = _fsopen()
     features["fuse"] = _opens("/dev/fuse")
     return Capabilities(kernel=os.uname().release, features=features)

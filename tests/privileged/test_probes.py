@@ -9,7 +9,8 @@ import tempfile
 import pytest
 
 from mountcr import mountinfo
-from mountcr.kernel.probes import probe, probe_criu_engine
+from mountcr.kernel import mounttable
+from mountcr.kernel.probes import probe, probe_criu_engine, probe_mount_tables
 from scratch import lack
 
 CALLS = {
@@ -31,13 +32,14 @@ OTHERS = {
     "user namespaces",
     "cgroup namespaces",
 }
+TABLES = {"statmount options", "statmount source", "listmount of another namespace"}
 
 
 def test_every_probe_has_an_answer() -> None:
     """Yes or no, under the release that runs."""
     found = probe()
     assert found.kernel == os.uname().release
-    assert set(found.features) == CALLS | OTHERS
+    assert set(found.features) == CALLS | OTHERS | TABLES
 
 
 @pytest.mark.parametrize("call", sorted(CALLS))
@@ -63,6 +65,23 @@ def test_the_mount_api() -> None:
     """Without fsopen(2) overlay is not opened by it."""
     lack("fsopen")
     assert not probe().features["fsopen overlay"]
+
+
+def test_what_is_told_of_mounts() -> None:
+    """Whole tables are told where they can be read; without the calls nothing is."""
+    found = probe_mount_tables()
+    assert set(found) == TABLES
+    try:
+        mounttable.read()
+    except OSError:
+        assert not all(found.values())
+    else:
+        assert found["statmount options"]
+        assert found["statmount source"]
+    lack("statmount")
+    assert not found["statmount source"] or not probe_mount_tables()["statmount source"]
+    lack("listmount")
+    assert not any(probe_mount_tables().values())
 
 
 def test_nothing_is_left() -> None:
