@@ -174,11 +174,20 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
 
 
 class MountNamespace(Record, frozen=True, kw_only=True):
-    """A mount namespace: its inode number, the mounts in the order of mountinfo, a task in it."""
+    """
+    A mount namespace: its inode number, the mounts in the order of mountinfo, a task in it.
+
+    `pid` is 0 where no task is in it.
+    """
 
     id: int
     pid: int
     mounts: tuple[Mount, ...]
+
+    @property
+    def who(self) -> str:
+        """The task, for people, or the namespace itself."""
+        return f"pid {self.pid}" if self.pid else f"mnt:[{self.id}], which no process is in,"
 
 
 class FileKind(StrEnum):

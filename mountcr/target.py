@@ -58,10 +58,13 @@ class Holder(Record, frozen=True, kw_only=True):
     A mount that has a writable layer of ours as its own, by device and inode number.
 
     `pid` is a process in its mount namespace or the FUSE server, 0 in ours; `command` is its name
-    and `container` the id that its control group tells, if any. `dev` is that of the mount.
+    and `container` the id that its control group tells, if any. `namespace` is the inode number of
+    the mount namespace, 0 for ours, in which there need not be a process. `dev` is that of the
+    mount.
     """
 
     pid: int = 0
+    namespace: int = 0
     command: str = ""
     container: str = ""
     mountpoint: KPath
@@ -70,9 +73,11 @@ class Holder(Record, frozen=True, kw_only=True):
 
     @property
     def who(self) -> str:
-        """The process, for people; empty for our own mount namespace."""
+        """The process or the namespace, for people; empty for our own mount namespace."""
+        if not self.pid:
+            return f"mnt:[{self.namespace}], which no process is in," if self.namespace else ""
         inside = f", container {self.container}" if self.container else ""
-        return f"pid {self.pid} ({self.command}{inside})" if self.pid else ""
+        return f"pid {self.pid} ({self.command}{inside})"
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -80,10 +85,10 @@ class Target(Record, frozen=True, kw_only=True):
     Where a restore would take place: the host, and what was found for the paths that matter.
 
     `elsewhere` are the unions in other mount namespaces of the host, each with a pid that is in
-    one, and `holders` the mounts anywhere that have our writable layer. `upper` is what lies where
-    a new writable layer shall be made. `layers` and `sources` are paths of the host, `survey` is
-    for the driver that mounts the root, `mountpoints` and `files` are paths of the container,
-    looked at in its root file system; None where nothing is there.
+    one, 0 for none, and `holders` the mounts anywhere that have our writable layer. `upper` is what
+    lies where a new writable layer shall be made. `layers` and `sources` are paths of the host,
+    `survey` is for the driver that mounts the root, `mountpoints` and `files` are paths of the
+    container, looked at in its root file system; None where nothing is there.
     """
 
     host: Host

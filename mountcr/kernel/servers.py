@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import paths, procstat
+from mountcr.kernel.namespaces import mount_namespaces
 from mountcr.paths import KPath, decode, encode
 
 if TYPE_CHECKING:
@@ -96,18 +97,11 @@ def is_attached(server: Server) -> bool:
     Where it only is mounted where it mounted itself, mountcr is starting it, or was killed then.
     """
     wanted = (b" %s " % server.dev.encode(), b" %s " % decode(server.mountpoint))
-    seen: set[int] = set()
-    for pid in _pids():
-        with contextlib.suppress(OSError):
-            namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
-            if namespace in seen:
-                continue
-            with open(f"/proc/{pid}/mountinfo", "rb") as file:
-                lines = file.read().splitlines()
-            seen.add(namespace)
-            if server.dev and any(wanted[0] in line and wanted[1] not in line for line in lines):
-                return True
-    return False
+    return bool(server.dev) and any(
+        wanted[0] in line and wanted[1] not in line
+        for namespace in mount_namespaces()
+        for line in namespace.table.splitlines()
+    )
 
 
 def stale_servers(seconds: float = 60.0) -> list[Server]:

@@ -7,12 +7,11 @@ A writable layer in use by a container is in no mount table but that container's
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from typing import TYPE_CHECKING, Final
 
 from mountcr import mountinfo
+from mountcr.kernel.namespaces import mount_namespaces, own_namespace
 from mountcr.model import MountNamespace
 from mountcr.observation.aufs import with_branches_of_all
 from mountcr.observation.fuse import FUSE_UNIONS, FuseServers
@@ -32,38 +31,24 @@ _LINE: Final = re.compile(b" - (?:%s) " % "|".join(map(re.escape, sorted(_UNIONS
 
 def unions_elsewhere() -> tuple[MountNamespace, ...]:
     """
-    Give every other mount namespace that some process is in, with its unions only.
+    Give every other mount namespace in which there are unions, with these only.
 
-    Namespaces that may not be looked at, or that no process is in, are left out.
+    `pid` is 0 for one that no process is in. Namespaces that may not be looked at are left out, and
+    before Linux 6.12 those that no process is in.
     """
-    seen = {_namespace("thread-self")}
     found: list[MountNamespace] = []
     servers = FuseServers()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            identity = _namespace(entry)
-            if identity in seen:
-                continue
-            found_here = _unions(entry)
-            seen.add(identity)
-            unions = servers.of(with_branches_of_all(with_layers_of_all(found_here)))
-            if unions:
-                found.append(MountNamespace(id=identity, pid=int(entry), mounts=unions))
+    for other in mount_namespaces(but={own_namespace()}):
+        unions = servers.of(with_branches_of_all(with_layers_of_all(_unions(other.table))))
+        if unions:
+            found.append(MountNamespace(id=other.id, pid=other.pid, mounts=unions))
     return tuple(found)
 
 
-def _unions(pid: str) -> Iterator[Mount]:
+def _unions(table: bytes) -> Iterator[Mount]:
     """Give the unions of a mount table; other lines, which are many, are not even parsed."""
-    with open(f"/proc/{pid}/mountinfo", "rb") as file:
-        lines = file.read().split(b"\n")
-    for line in lines:
+    for line in table.split(b"\n"):
         if _LINE.search(line):
             mount = mountinfo.parse_line(line)
             if mount.fstype in _UNIONS:
                 yield mount
-
-
-def _namespace(pid: str) -> int:
-    return os.stat(f"/proc/{pid}/ns/mnt").st_ino

@@ -51,23 +51,23 @@ def holders_of(
         return ()
     seen: dict[str, bool] = {}
     found: list[Holder] = []
-    for mount, pid in _mounts(own, elsewhere):
+    for mount, namespace in _mounts(own, elsewhere):
         if mount.dev not in seen:
-            seen[mount.dev] = _has(mount, pid, wanted)
+            seen[mount.dev] = _has(mount, namespace.pid if namespace else 0, wanted)
         if seen[mount.dev]:
-            found.append(_holder(mount, pid))
+            found.append(_holder(mount, namespace))
     return tuple(found)
 
 
 def _mounts(
     own: Iterable[Mount], elsewhere: Iterable[MountNamespace]
-) -> Iterator[tuple[Mount, int]]:
-    """Give mounts, each with a process that is in its namespace, 0 in ours."""
+) -> Iterator[tuple[Mount, MountNamespace | None]]:
+    """Give mounts, each with its namespace, None for ours."""
     for mount in own:
-        yield mount, 0
+        yield mount, None
     for namespace in elsewhere:
         for mount in namespace.mounts:
-            yield mount, namespace.pid
+            yield mount, namespace
 
 
 def _has(mount: Mount, pid: int, wanted: set[_Inode]) -> bool:
@@ -97,7 +97,8 @@ def _inode(root: bytes, path: KPath | None) -> _Inode | None:
     return None
 
 
-def _holder(mount: Mount, pid: int) -> Holder:
+def _holder(mount: Mount, namespace: MountNamespace | None) -> Holder:
+    pid = namespace.pid if namespace else 0
     command = container = ""
     if pid:
         with contextlib.suppress(OSError):
@@ -107,6 +108,7 @@ def _holder(mount: Mount, pid: int) -> Holder:
             container = found[1] if found else ""
     return Holder(
         pid=pid,
+        namespace=namespace.id if namespace else 0,
         command=command,
         container=container,
         mountpoint=mount.mountpoint,

@@ -138,7 +138,7 @@ def _refuse_engines(container: ContainerSummary, host: MountTree) -> None:
 def _refuse_second_mount(origin: Stack, host: MountTree) -> None:
     """Refuse what would be a second mount of a writable layer, and name who has it."""
     for holder in holders_of(origin, host.mounts, unions_elsewhere()):
-        if holder.pid:
+        if holder.who:
             where = f"{holder.mountpoint} in a mount namespace of its own"
             msg = f"upper {origin.upper} is in use: {holder.who} has it mounted at {where}"
         else:

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import TYPE_CHECKING
 
 from mountcr import mountinfo, paths
+from mountcr.kernel.namespaces import mount_namespaces, own_namespace
 from mountcr.overlayopts import parse_options
 
 if TYPE_CHECKING:
@@ -23,13 +22,13 @@ def users_of(directory: KPath) -> list[str]:
     """
     Name the mounts that show a directory of this host, or are unions with a layer in it.
 
-    A namespace that no process is in, or that may not be looked at, is left out.
+    A namespace that may not be looked at is left out, and before Linux 6.12 one that no process is
+    in.
     """
     own = mountinfo.read()
     inside = _inside_file_system(directory, own)
     found: list[str] = []
-    for pid, mounts in _namespaces(own):
-        where = f" in the mount namespace of pid {pid}" if pid else ""
+    for where, mounts in _namespaces(own):
         found += [
             f"{mount.mountpoint}{where}"
             for mount in mounts
@@ -38,16 +37,11 @@ def users_of(directory: KPath) -> list[str]:
     return found
 
 
-def _namespaces(own: tuple[Mount, ...]) -> Iterator[tuple[int, tuple[Mount, ...]]]:
-    """Give every mount table of the host once, this process's first, as of pid 0."""
-    seen = {os.stat("/proc/self/ns/mnt").st_ino}
-    yield 0, own
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            namespace = os.stat(f"/proc/{name}/ns/mnt").st_ino
-            if namespace not in seen:
-                seen.add(namespace)
-                yield int(name), mountinfo.read(int(name))
+def _namespaces(own: tuple[Mount, ...]) -> Iterator[tuple[str, tuple[Mount, ...]]]:
+    """Give every mount table of the host once, this process's first, each with where it is."""
+    yield "", own
+    for other in mount_namespaces(but={own_namespace()}):
+        yield f" in {other.name}", mountinfo.parse_table(other.table)
 
 
 def _inside_file_system(directory: KPath, own: tuple[Mount, ...]) -> tuple[str, KPath] | None:

@@ -90,16 +90,16 @@ def _upper_in_use(context: Context) -> Iterator[Found]:
     for holder in target.holders:
         if holder.dev in ours and not (holder.pid and holder.mountpoint == ROOT):
             continue
-        who = f"{holder.who} has it" if holder.pid else f"a {holder.fstype} has it by another path,"
+        who = f"{holder.who} has it" if holder.who else f"a {holder.fstype} has it by another path,"
         yield Found(upper, f"{who} mounted at {holder.mountpoint}")
-    told = {(holder.pid, holder.mountpoint) for holder in target.holders}
+    told = {(holder.namespace, holder.mountpoint) for holder in target.holders}
     for namespace in target.elsewhere:
         for mount, _ in holders(stack, namespace.mounts):
-            if (namespace.pid, mount.mountpoint) in told:
+            if (namespace.id, mount.mountpoint) in told:
                 continue
             if mount.dev in ours and mount.mountpoint != ROOT:
                 continue
-            yield Found(upper, f"pid {namespace.pid} has it mounted at {mount.mountpoint}")
+            yield Found(upper, f"{namespace.who} has it mounted at {mount.mountpoint}")
 
 
 def _lacking(context: Context, drivers: Container[str], feature: str) -> Iterator[Found]:

@@ -22,7 +22,7 @@ from mountcr.kernel.live import LiveKernel
 from mountcr.operations.cleanup import CleanupResult, cleanup
 from mountcr.operations.leftovers import recorded
 from mountcr.paths import KPath, decode, encode
-from scratch import needs, tmpfs
+from scratch import kept_namespace, needs, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +130,24 @@ def test_a_directory_that_is_in_use_stays(tmp_path: Path) -> None:
     assert result.left == (f"directory {kpath(upper)} (in use: {kpath(tmp_path / 'at')})",)
     assert upper.is_dir()
     syscalls.umount2(bytes(tmp_path / "at"))
+    assert clean().removed == (f"directory {kpath(upper)}",)
+
+
+def test_a_directory_in_use_where_no_process_is(tmp_path: Path) -> None:
+    """A layer may be mounted in a namespace that only a descriptor keeps; that is named too."""
+    own_records()
+    upper = tmp_path / "upper"
+    killed(lambda: LiveKernel().make_directory(kpath(upper)))
+    (tmp_path / "at").mkdir()
+    at = kpath(tmp_path / "at")
+    with kept_namespace(lambda: mounts.bind(kpath(upper), at)) as fd:
+        result = cleanup()
+        assert result.removed == ()
+        where = f"mnt:[{os.fstat(fd).st_ino}], which no process is in"
+        assert result.left == (
+            f"directory {kpath(upper)} (in use: {at} in the mount namespace {where})",
+        )
+        assert upper.is_dir()
     assert clean().removed == (f"directory {kpath(upper)}",)
 
 

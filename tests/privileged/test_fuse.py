@@ -24,7 +24,7 @@ from mountcr.observation.fuse import server_of, with_servers_of_all
 from mountcr.paths import KPath, decode, encode, join
 from mountcr.planning.steps import Directory, FuseUnion
 from mountcr.stack import Stack
-from scratch import directories, lack, mounted, needs, tmpfs
+from scratch import directories, kept_namespace, lack, mounted, needs, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -437,6 +437,18 @@ def test_what_is_mounted_is_not_stale(driver: str, tmp_path: Path) -> None:
     with applied(steps(found), KERNEL) as undo:
         assert not {*running(found)} & {*servers.stale_servers(0)}
         undo()
+
+
+def test_what_is_mounted_where_no_process_is(driver: str, tmp_path: Path) -> None:
+    """A namespace that only a descriptor keeps is somebody too; with it the server ends."""
+    found = layers(tmp_path, driver)
+    with applied(steps(found), KERNEL):
+        (server,) = running(found)
+        with kept_namespace(lambda: None):
+            syscalls.umount2(decode(found.at))
+            assert servers.is_attached(server)
+            assert server not in servers.stale_servers(0)
+        assert servers.wait(server, 10)
 
 
 def test_killed_before_the_mount_is_attached(

@@ -21,7 +21,7 @@ from mountcr.observation.holders import holders_of
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath, decode, encode
 from mountcr.stack import Stack
-from scratch import directories, tmpfs
+from scratch import directories, kept_namespace, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -106,6 +106,17 @@ def test_by_another_path(tmp_path: Path) -> None:
 
     with container(elsewhere) as pid:
         assert [each.pid for each in holders(stack)] == [pid]
+
+
+def test_where_no_process_is(tmp_path: Path) -> None:
+    """A namespace that only a descriptor keeps has its mounts, and is named by its number."""
+    at, stack = stack_on(tmpfs(tmp_path))
+    with kept_namespace(lambda: mount(at, stack)) as fd:
+        (found,) = holders(stack)
+        number = os.fstat(fd).st_ino
+        assert (found.pid, found.namespace, found.mountpoint) == (0, number, at)
+        assert found.who == f"mnt:[{number}], which no process is in,"
+    assert holders(stack) == ()
 
 
 def test_in_our_own_namespace(tmp_path: Path) -> None:

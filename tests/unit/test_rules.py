@@ -540,6 +540,7 @@ CASES: Final = (
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): None}),
     restoring("M1", "/l", layers={KPath("/u"): DIRECTORY, KPath("/l"): FILE}),
     restoring("M2", "/u", elsewhere=(ELSEWHERE,)),
+    restoring("M2", "/u", elsewhere=(msgspec.structs.replace(ELSEWHERE, pid=0),)),
     restoring(
         "M2",
         "/u",
