@@ -30,6 +30,7 @@ from mountcr.journal import (
 )
 from mountcr.kernel.identity import identify, unique_mount_id
 from mountcr.kernel.live import LiveKernel
+from mountcr.kernel.mounttable import with_unique_ids
 from mountcr.kernel.removal import remove_tree
 from mountcr.operations.usage import users_of
 from mountcr.paths import decode, is_beneath
@@ -239,12 +240,21 @@ def _at(at: KPath) -> list[Mount]:
 
 
 def _is(mount: Mount, line: Attaching) -> bool:
-    """Tell whether a mount is the one that was to be attached; topmost ones have a unique id."""
+    """
+    Tell whether a mount is the one that was to be attached.
+
+    Another may have its id by now: kernel-notes/mount-id-given-out-again.md. Without statmount(2)
+    that is known of the topmost one only.
+    """
     if (mount.id, mount.dev) != (line.id, line.dev):
         return False
-    if not line.unique or mount != _at(line.at)[-1]:
+    if not line.unique:
         return True
-    return unique_mount_id(decode(line.at)) == line.unique
+    (known,) = with_unique_ids([mount])
+    unique = known.unique_id
+    if not unique and mount == _at(line.at)[-1]:
+        unique = unique_mount_id(decode(line.at))
+    return not unique or unique == line.unique
 
 
 def _is_new(mount: Mount, line: Mounting) -> bool:

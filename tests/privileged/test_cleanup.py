@@ -202,6 +202,29 @@ def test_a_mount_that_was_not_attached(tmp_path: Path) -> None:
     assert [each for each in mountinfo.read() if each.mountpoint == at]
 
 
+def test_a_mount_that_was_not_attached_below_another_one(tmp_path: Path) -> None:
+    """
+    Somebody else's mount with the id of the first is nothing of ours, under another one either.
+
+    mountinfo cannot tell: it has the same id, device and place.
+    """
+    own_records()
+    needs("open_tree", "move_mount", "statmount", "listmount")
+    for name in ("source", "at"):
+        (tmp_path / name).mkdir()
+    at, source = kpath(tmp_path / "at"), kpath(tmp_path / "source")
+    killed(lambda: journal.attaching(mounts.clone(source), at))
+    (record,) = RECORDS.iterdir()
+    *_, line = journal.parse(record.read_bytes())
+    assert isinstance(line, journal.Attaching)
+    mounts.bind(source, at)
+    (mount,) = [each for each in mountinfo.read() if each.mountpoint == at]
+    assert (mount.id, mount.dev) == (line.id, line.dev)
+    tmpfs(tmp_path / "at")
+    assert clean() == CleanupResult(removed=(), left=(), running=())
+    assert len([each for each in mountinfo.read() if each.mountpoint == at]) == 2
+
+
 def test_a_mount_below_another_one(tmp_path: Path) -> None:
     """What cannot be reached is named, and the exit status says so."""
     own_records()
