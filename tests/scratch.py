@@ -17,11 +17,12 @@ import pytest
 
 import enosys
 from mountcr import mountinfo
+from mountcr.graph.tree import MountTree
 from mountcr.kernel import nsfs, statmount, syscalls
-from mountcr.paths import KPath, decode, encode
+from mountcr.paths import ROOT, KPath, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
     from mountcr.model import Mount
@@ -36,6 +37,7 @@ __all__ = [
     "lack",
     "mounted",
     "needs",
+    "seen_inside",
     "tmpfs",
 ]
 
@@ -126,6 +128,18 @@ def kept_namespace(prepare: Callable[[], object]) -> Generator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def seen_inside(table: Iterable[Mount]) -> tuple[Mount, ...]:
+    """Give what a task sees of a table when it enters: what hangs on the topmost root."""
+    tree = MountTree(table)
+    top = tree.lies_on(ROOT)
+    assert top is not None
+    found = {top.id}
+    for mount in tree.walk():
+        if mount.parent in found:
+            found.add(mount.id)
+    return tuple(mount for mount in tree.mounts if mount.id in found)
 
 
 _PROBES: Final[dict[str, Callable[[], object]]] = {

@@ -66,8 +66,9 @@ def read(namespace: int | None = None) -> tuple[Mount, ...]:
     Read a mount table: that of the calling thread, or of the namespace that a descriptor is of.
 
     The records are those of mountinfo, in its order, and have a `unique_id`. Of another namespace
-    the mountpoints are from its root, whatever root a task there has, and `propagate_from` is left
-    out: the kernel looks for it below the caller's root (fs/namespace.c, `statmount()`).
+    the mountpoints are from its root, whatever root a task there has. What lies under that root may
+    be told as well: kernel-notes/wrong-root-of-another-namespace.md. `propagate_from` is left out,
+    because the kernel looks for it below the caller's root (fs/namespace.c, `do_statmount()`).
 
     Raises OSError: ENOSYS before Linux 6.8, EOPNOTSUPP where the kernel does not tell all fields
     (before Linux 6.13) or not all mounts, and what `mount_namespace_info` and the calls raise.

@@ -13,7 +13,7 @@ from mountcr.kernel import syscalls
 from mountcr.kernel.namespaces import Namespace, mount_namespaces, own_namespace
 from mountcr.kernel.private import in_namespace
 from mountcr.paths import decode
-from scratch import HOSTILE, directories, kept_namespace, lack, tmpfs
+from scratch import HOSTILE, directories, kept_namespace, lack, seen_inside, tmpfs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ def test_one_without_a_process(calls: tuple[str, ...], tmp_path: Path) -> None:
         lack(*calls)
         (namespace,) = found(fd)
         assert namespace.pid == 0
-        assert mountinfo.parse_table(namespace.table) == inside
+        assert seen_inside(mountinfo.parse_table(namespace.table)) == inside
         assert {*places} <= {mount.mountpoint for mount in inside}
         assert namespace.name.endswith(f"mnt:[{namespace.id}], which no process is in")
     assert namespace.id not in {each.id for each in mount_namespaces()}
@@ -81,5 +81,5 @@ def test_one_without_a_proc(calls: tuple[str, ...], tmp_path: Path) -> None:
     with kept_namespace(alone) as fd:
         lack(*calls)
         (namespace,) = found(fd)
-        (mount,) = mountinfo.parse_table(namespace.table)
+        (mount,) = seen_inside(mountinfo.parse_table(namespace.table))
         assert (mount.mountpoint, mount.fstype, mount.source) == ("/", "tmpfs", "tmpfs")
