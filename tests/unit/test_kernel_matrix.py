@@ -12,7 +12,7 @@ import pytest
 from mountcr.resolution.quirks import Quirk
 from vm.cells import SCHEMA, Cell, Matrix, Seen
 from vm.kernels import DEFAULT
-from vm.matrix import changes, merged, order, recorded
+from vm.matrix import changes, merged, order, promises, recorded
 from vm.page import write_page
 from vm.rootfs import CHECKOUT
 
@@ -113,3 +113,46 @@ def test_a_new_kernel_changes_nothing() -> None:
     after = merged(before, [seen("7.4", cell("failed"))])
     assert changes(before, after) == []
     assert [each.kernel for each in after.kernels] == ["6.1", "7.4"]
+
+
+def trip(subject: str, check: str, result: str) -> Cell:
+    """A step of a round trip."""
+    return Cell(group="round trip", subject=subject, check=check, result=result)
+
+
+def promise(direction: str, answer: str) -> Cell:
+    """What doctor says of overlay."""
+    return Cell(group="doctor", subject="overlay", check=direction, result=answer)
+
+
+STEPS: Final = ("plan", "dump", "rebuild", "restore")
+WORKS: Final = tuple(trip("overlay", step, "ok") for step in STEPS)
+BARELY: Final = (
+    trip("overlay", "plan", "refused: W8"),
+    *(trip("overlay, without rseq", step, "ok") for step in STEPS),
+)
+FAILS: Final = (trip("overlay", "plan", "ok"), trip("overlay", "dump", "failed: status 1"))
+
+
+@pytest.mark.parametrize("direction", ["dump", "restore"])
+@pytest.mark.parametrize(
+    ("trips", "shown"), [(WORKS, "yes"), (BARELY, "partly")], ids=["all", "some"]
+)
+@pytest.mark.parametrize("answer", ["yes", "partly", "no"])
+def test_a_promise_is_held_against_what_worked(
+    direction: str, trips: tuple[Cell, ...], shown: str, answer: str
+) -> None:
+    """Doctor is right when it says of a driver what the round trips have shown."""
+    (kept,) = promises([promise(direction, answer), *trips])
+    assert kept.result == ("kept" if answer == shown else f"broken: {shown}")
+
+
+def test_what_is_denied_has_to_fail() -> None:
+    """A dump that fails keeps a no; of the restore nothing is known then."""
+    cells = [promise("dump", "no"), promise("restore", "no"), *FAILS]
+    assert [(each.check, each.result) for each in promises(cells)] == [("dump kept", "kept")]
+
+
+def test_a_driver_that_no_trip_was_on_has_promised_nothing() -> None:
+    """AUFS is where nothing else is."""
+    assert list(promises([promise("dump", "yes")])) == []

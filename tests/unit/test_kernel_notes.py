@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+OTHERS: Final = {"README.md", "matrix.md"}
+"""The table of the notes, and what was seen of them."""
+
 NOTES: Final = sorted(
-    each for each in (ROOT / "kernel-notes").glob("*.md") if each.name != "README.md"
+    each for each in (ROOT / "kernel-notes").glob("*.md") if each.name not in OTHERS
 )
 EVERY: Final = pytest.mark.parametrize("path", NOTES, ids=lambda each: each.stem)
 
@@ -167,5 +170,5 @@ def test_the_table_of_the_notes() -> None:
 
 def test_a_note_that_is_mentioned_is_there() -> None:
     """No path of a note leads nowhere."""
-    names = {each.name for each in NOTES} | {"README.md"}
+    names = {each.name for each in NOTES} | OTHERS
     assert [each for each in mentioned() if each[1] not in names] == []
