@@ -30,13 +30,24 @@ class Feature(msgspec.Struct, frozen=True):
 FEATURES: Final[dict[str, Feature]] = {
     "move_mount": Feature("Linux 5.2; mounts are made at their place without it"),
     "open_tree": Feature("Linux 5.2; without it no FUSE union is mounted"),
-    "mount_setattr": Feature("Linux 5.12; attributes are set by remounting without it"),
-    "openat2": Feature("Linux 5.6; without it CRIU restores mounts with its older engine"),
-    "statmount": Feature("Linux 6.8; mounts are read back from mountinfo without it"),
-    "listmount": Feature("Linux 6.8"),
+    "mount_setattr": Feature(
+        "Linux 5.12; attributes are set by remounting without it", "flags-of-a-remount"
+    ),
+    "openat2": Feature(
+        "Linux 5.6; without it CRIU restores mounts with its older engine", "groups-by-move-mount"
+    ),
+    "statmount": Feature(
+        "Linux 6.8; mounts are read back from mountinfo without it", "mount-id-given-out-again"
+    ),
+    "listmount": Feature("Linux 6.8", "namespace-without-process"),
+    "statmount options": Feature("Linux 6.11"),
+    "statmount source": Feature("Linux 6.13; no whole mount table is made of statmount without it"),
+    "listmount of another namespace": Feature(
+        "Linux 6.11; what is mounted in others is read from their mountinfo without it",
+        "wrong-root-of-another-namespace",
+    ),
     "move_mount set group": Feature(
-        "Linux 5.15; without it CRIU restores mounts with its older engine",
-        "private-source-of-a-slave",
+        "Linux 5.15; without it CRIU restores mounts with its older engine", "groups-by-move-mount"
     ),
     "aufs": Feature("AUFS is in no kernel of kernel.org: --driver overlay", "aufs-branch-path"),
     "fsopen overlay": Feature(
@@ -47,23 +58,27 @@ FEATURES: Final[dict[str, Feature]] = {
         "Linux 6.13; layers are given by name without it", "overlay-option-length"
     ),
     "overlay lowerdir+": Feature(
-        "Linux 6.8; without it the names of all layers share 4095 bytes", "overlay-option-length"
+        "Linux 6.7; without it the names of all layers share 4095 bytes", "overlay-option-length"
     ),
-    "overlay datadir+": Feature("Linux 6.8", "overlay-option-length"),
-    "overlay data-only layers": Feature("Linux 6.5"),
+    "overlay datadir+": Feature("Linux 6.7", "overlay-option-length"),
+    "overlay data-only layers": Feature("Linux 6.5", "data-only-layer"),
     "overlay index": Feature("Linux 4.13", "hard-links-in-the-index"),
-    "overlay nfs_export": Feature("Linux 4.16", "hard-links-in-the-index"),
-    "overlay redirect_dir": Feature("Linux 4.10", "defaults-of-overlay-options"),
-    "overlay metacopy": Feature("Linux 4.19", "defaults-of-overlay-options"),
+    "overlay nfs_export": Feature("Linux 4.16", "handles-of-overlay"),
+    "overlay redirect_dir": Feature("Linux 4.10", "redirected-directory"),
+    "overlay metacopy": Feature("Linux 4.19", "metadata-only-copy"),
     "overlay xino": Feature("Linux 4.17", "defaults-of-overlay-options"),
-    "overlay volatile": Feature("Linux 5.10"),
-    "overlay userxattr": Feature("Linux 5.11"),
-    "overlay uuid": Feature("Linux 6.6"),
-    "overlay verity": Feature("Linux 6.6"),
-    "fuse": Feature("load the module fuse; without it no FUSE union is mounted"),
-    "map_files": Feature("CONFIG_CHECKPOINT_RESTORE; without it CRIU sees no mapped file"),
+    "overlay volatile": Feature("Linux 5.10", "volatile-marker"),
+    "overlay userxattr": Feature("Linux 5.11", "attributes-of-user-overlays"),
+    "overlay uuid": Feature("Linux 6.6", "options-of-later-kernels"),
+    "overlay verity": Feature("Linux 6.6", "options-of-later-kernels"),
+    "fuse": Feature(
+        "load the module fuse; without it no FUSE union is mounted", "connection-of-a-fuse-server"
+    ),
+    "map_files": Feature(
+        "CONFIG_CHECKPOINT_RESTORE; without it CRIU sees no mapped file", "links-in-map-files"
+    ),
     "pidfd_open": Feature("Linux 5.3; without it no FUSE server is watched"),
-    "time namespaces": Feature("Linux 5.6, CONFIG_TIME_NS"),
+    "time namespaces": Feature("Linux 5.6, CONFIG_TIME_NS", "time-namespace"),
     "user namespaces": Feature("CONFIG_USER_NS"),
     "cgroup namespaces": Feature("Linux 4.6"),
 }
@@ -74,15 +89,21 @@ The order is that of `mountcr doctor`.
 """
 
 CRIU_FEATURES: Final[dict[str, Feature]] = {
-    "move_mount_set_group": Feature(note="private-source-of-a-slave"),
-    "openat2": Feature(),
-    "get_rseq_conf": Feature("tasks of glibc 2.35 and newer cannot be dumped without it"),
+    "move_mount_set_group": Feature(note="groups-by-move-mount"),
+    "openat2": Feature(note="groups-by-move-mount"),
+    "get_rseq_conf": Feature(
+        "tasks of glibc 2.35 and newer cannot be dumped without it", "rseq-configuration"
+    ),
     "overlayfs_maps": Feature("Linux 6.8; CRIU run without root needs it", "mapping-inode"),
-    "timens": Feature("containers with a time namespace cannot be dumped without it"),
+    "timens": Feature(
+        "containers with a time namespace cannot be dumped without it", "time-namespace"
+    ),
     "userns": Feature("containers with a user namespace cannot be dumped without it"),
     "cgroupns": Feature("containers with a cgroup namespace cannot be dumped without it"),
-    "seccomp_filters": Feature("tasks with a seccomp filter cannot be dumped without it"),
-    "aio_remap": Feature("tasks with asynchronous IO cannot be dumped without it"),
+    "seccomp_filters": Feature(
+        "tasks with a seccomp filter cannot be dumped without it", "seccomp-filters"
+    ),
+    "aio_remap": Feature("tasks with asynchronous IO cannot be dumped without it", "aio-ring"),
     "clone3_set_tid": Feature("Linux 5.5; CRIU forks until a pid comes without it"),
     "external_net_ns": Feature("a network namespace cannot be given to CRIU without it"),
     "network_lock_nftables": Feature("the network is locked by iptables without it"),
