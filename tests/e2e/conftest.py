@@ -193,11 +193,11 @@ class Place:
             environment={"PATH": "/bin", **(environment or {})},
         )
         pid = launch(recipe)
-        self._remember(pid)
+        self.remember(pid)
         self.wait(lambda: os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "busybox")
         return pid
 
-    def _remember(self, pid: int) -> None:
+    def remember(self, pid: int) -> None:
         """Hold on to a container, which tells nobody that it is of this place on a FUSE root."""
         self._handles.append(os.pidfd_open(pid))
 
@@ -307,7 +307,7 @@ class Place:
         document = self.done("restore", images, *words)
         assert document["differences"] == []
         pid: int = document["pid"]
-        self._remember(pid)
+        self.remember(pid)
         return pid
 
     def run_criu(self, *words: object) -> Finished:

@@ -23,19 +23,18 @@ import msgspec
 
 from vm import machine
 from vm.cells import Cell, Matrix, Seen
-from vm.command import cache_directory, disks, locked
+from vm.command import cache_directory, copy_sparsely, locked
 from vm.errors import GuestError, VmError
 from vm.kernels import DEFAULT, KERNELS, prepare
-from vm.machine import Guest
+from vm.machine import Disks, Guest
 from vm.matrix import changes, merged, promises, recorded
 from vm.page import write_page
-from vm.rootfs import CHECKOUT, prepare_root
+from vm.rootfs import CHECKOUT, pack_project, prepare_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vm.kernels import Booted
-    from vm.rootfs import Root
 
 __all__ = ["main"]
 
@@ -75,9 +74,8 @@ def main(words: list[str]) -> int:
         sys.stderr.write("".join(f"  | {each}\n" for each in context))
         sys.stderr.write(f"kernels: {error.message}\n")
         return 1
-    today = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     committed = _committed()
-    matrix = merged(committed, [*recorded(today), *seen])
+    matrix = merged(committed, [*recorded(_now()), *seen])
     if given.write:
         _JSON.write_bytes(msgspec.json.format(msgspec.json.encode(matrix), indent=1) + b"\n")
         _PAGE.write_text(write_page(matrix), encoding="utf-8")
@@ -125,50 +123,54 @@ class _Run:
             tempfile.TemporaryDirectory(prefix="mountcr-vm-") as top,
             ThreadPoolExecutor(self._jobs) as pool,
         ):
-            each = [pool.submit(self._look_at, kernel, root, Path(top)) for kernel in kernels]
+            self._top = Path(top)
+            self._disks = Disks(root.image, self._top / "project", self._top / "scratch")
+            pack_project(root, self._disks.project)
+            self._accelerator = machine.accelerator(kernels[0], self._disks, cache_directory())
+            each = [pool.submit(self._look_at, kernel) for kernel in kernels]
             seen = [future.result() for future in each]
-            old = next((k for k in kernels if k.name == _UPGRADED), None)
+            old = next((kernel for kernel in kernels if kernel.name == _UPGRADED), None)
             newer = kernels[kernels.index(old) + 1 :] if old else []
-            moves = [pool.submit(self._upgrade, old, new, root, Path(top)) for new in newer if old]
+            moves = [pool.submit(self._upgrade, old, new) for new in newer if old]
             cells = {new.name: future.result() for new, future in zip(newer, moves, strict=True)}
         return [
             msgspec.structs.replace(one, cells=(*one.cells, *cells.get(kernel.name, ())))
             for one, kernel in zip(seen, kernels, strict=True)
         ]
 
-    def _look_at(self, kernel: Booted, root: Root, top: Path) -> Seen:
+    def _look_at(self, kernel: Booted) -> Seen:
         """Look at a kernel in one boot, and restore in a second one what the first has dumped."""
-        scratch = machine.make_scratch(top / f"{kernel.name}.disk")
-        cells, versions = self._boot(kernel, root, scratch, _LOOK)
+        scratch = machine.make_scratch(self._top / f"{kernel.name}.disk")
+        cells, versions = self._boot(kernel, scratch, _LOOK)
         if kernel.name == _UPGRADED:
-            shutil.copyfile(scratch, top / "upgraded.disk")
-        more, _ = self._boot(kernel, root, scratch, "return:reboot")
+            copy_sparsely(scratch, self._top / "upgraded")
+        more, _ = self._boot(kernel, scratch, "return")
         scratch.unlink()
         return Seen(
             kernel=kernel.series,
             source="booted",
             release=kernel.release,
             package=kernel.package,
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            date=_now(),
             versions=versions,
             cells=(*cells, *promises(cells), *more),
         )
 
-    def _upgrade(self, old: Booted, new: Booted, root: Root, top: Path) -> list[Cell]:
-        scratch = top / f"{new.name}.upgraded"
-        shutil.copyfile(top / "upgraded.disk", scratch)
-        cells, _ = self._boot(new, root, scratch, f"'return:dumped on {old.series}'")
+    def _upgrade(self, old: Booted, new: Booted) -> list[Cell]:
+        """Restore on a newer kernel what an older one has dumped."""
+        scratch = self._top / f"{new.name}.upgraded"
+        copy_sparsely(self._top / "upgraded", scratch)
+        cells, _ = self._boot(new, scratch, f"upgrade:{old.series}")
         scratch.unlink()
         return cells
 
-    def _boot(
-        self, kernel: Booted, root: Root, scratch: Path, parts: str
-    ) -> tuple[list[Cell], dict[str, str]]:
+    def _boot(self, kernel: Booted, scratch: Path, parts: str) -> tuple[list[Cell], dict[str, str]]:
+        disks = self._disks._replace(scratch=scratch)
+        guest = Guest(limit=self._limit, memory=2048, accelerator=self._accelerator)
         command = f"{_ENVIRONMENT}; dmesg -n 1; python3 -m vm.inside {parts}"
-        guest = Guest(limit=self._limit, memory=2048)
         output = scratch.with_suffix(".out")
-        with disks(root, command, scratch) as made:
-            result = machine.boot(kernel, made, guest, output=output, say=_prefixed(kernel.name))
+        say = _prefixed(kernel.name)
+        result = machine.boot(kernel, disks, guest, command, output=output, say=say)
         if result.status:
             msg = f"{kernel.name}: the command ended with {result.status}"
             raise GuestError(msg, result.console[-40:])
@@ -176,6 +178,10 @@ class _Run:
         versions = msgspec.json.decode((output / "versions.json").read_bytes(), type=dict[str, str])
         shutil.rmtree(output)
         return cells, versions
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _prefixed(name: str) -> Callable[[str], None]:

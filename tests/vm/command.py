@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -29,9 +30,7 @@ from vm.rootfs import pack_project, prepare_root
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from vm.rootfs import Root
-
-__all__ = ["cache_directory", "disks", "locked", "main"]
+__all__ = ["cache_directory", "copy_sparsely", "locked", "main"]
 
 _UNFINISHED = 125
 _NOT_STARTED = 126
@@ -54,14 +53,9 @@ def locked(cache: Path) -> Generator[Path]:
         yield cache
 
 
-@contextlib.contextmanager
-def disks(root: Root, command: str, scratch: Path | None = None) -> Generator[Disks]:
-    """Give the disks of a guest that runs a command; those that were made for it are gone after."""
-    with tempfile.TemporaryDirectory(prefix="mountcr-vm-") as top:
-        project = Path(top) / "project.squashfs"
-        pack_project(root, project, command)
-        written = scratch or machine.make_scratch(Path(top) / "scratch")
-        yield Disks(root.image, project, written)
+def copy_sparsely(source: Path, target: Path) -> None:
+    """Copy an image that is mostly holes."""
+    subprocess.run(["cp", "--sparse=always", source, target], check=True)
 
 
 def main(words: list[str]) -> int:
@@ -96,12 +90,17 @@ def main(words: list[str]) -> int:
 def _run(given: argparse.Namespace, line: str) -> int:
     with locked(cache_directory()) as cache:
         kernel, root = prepare(given.kernel, cache), prepare_root(cache)
-    if given.disk is not None and not given.disk.exists():
-        machine.make_scratch(given.disk)
-    guest = Guest(given.memory, given.processors, "tcg", given.limit)
-    with disks(root, line, given.disk) as made:
-        say = machine.in_silence if given.quiet else _say
-        return machine.boot(kernel, made, guest, output=given.output, say=say).status
+    say = machine.in_silence if given.quiet else _say
+    with tempfile.TemporaryDirectory(prefix="mountcr-vm-") as top:
+        project = Path(top) / "project.squashfs"
+        pack_project(root, project)
+        scratch = given.disk or Path(top) / "scratch"
+        if not scratch.exists():
+            machine.make_scratch(scratch)
+        made = Disks(root.image, project, scratch)
+        accelerator = machine.accelerator(kernel, made, cache)
+        guest = Guest(given.memory, given.processors, accelerator, given.limit)
+        return machine.boot(kernel, made, guest, line, output=given.output, say=say).status
 
 
 def _say(line: str) -> None:

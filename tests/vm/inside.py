@@ -2,8 +2,9 @@
 """
 What runs in a guest: `python3 -m vm.inside PART...` looks at this kernel and writes the cells.
 
-`look` is all that can be seen in one boot; it leaves a dumped container on the disk. `return:WHICH`
-restores it in a later boot, of this kernel or another one.
+`doctor`, `held`, `trips`, `overlay` and `suite` look at it; `keep` leaves a dumped container on the
+disk. `return` restores that in another boot of the same kernel, `upgrade:SERIES` in one of a newer
+kernel than the one that dumped it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +35,8 @@ __all__ = ["main"]
 _SCRATCH: Final = Path("/scratch")
 _KEPT: Final = _SCRATCH / "kept"
 _OUT: Final = Path("out")
+_PATIENCE: Final = 20.0
+"""Seconds for the counter to move."""
 
 _PROGRAMS: Final = {
     "criu": ("criu", "--version"),
@@ -72,8 +76,7 @@ def _versions() -> dict[str, str]:
 def _doctor(_which: str) -> Iterator[Cell]:
     """What `mountcr doctor` says of this kernel, and how long that takes."""
     began = time.monotonic()
-    words = [sys.executable, "-m", "mountcr", "doctor", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = _run_mountcr("doctor", "--json")
     took = f"{time.monotonic() - began:.1f} s"
     command = "mountcr doctor --json"
     (_OUT / "doctor.json").write_text(done.stdout, encoding="utf-8")
@@ -148,26 +151,47 @@ def _keep(_which: str) -> Iterator[Cell]:
     )
 
 
-def _return(which: str) -> Iterator[Cell]:
+def _return(_which: str) -> Iterator[Cell]:
     """Restore it: nothing is there but the disk."""
-    words = [sys.executable, "-m", "mountcr", "restore", str(_KEPT / "images"), "--json"]
+    yield _restored("reboot")
+
+
+def _upgrade(which: str) -> Iterator[Cell]:
+    """Restore what another kernel has dumped, after compat has said whether that can be."""
+    here = _SCRATCH / "here.json"
+    here.write_text(_run_mountcr("doctor", "--json").stdout, encoding="utf-8")
+    words = ("compat", "--from", str(_KEPT / "images"), "--to", str(here), "--json")
+    verdict = msgspec.json.decode(_run_mountcr(*words).stdout)["verdict"]
+    subject = f"dumped on {which}"
+    command = "mountcr compat --from T/images --to here.json --json"
+    yield Cell(group="move", subject=subject, check="compat", result=verdict, command=command)
+    yield _restored(subject)
+
+
+def _run_mountcr(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mountcr", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _restored(subject: str) -> Cell:
     counted = _count()
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = _run_mountcr("restore", str(_KEPT / "images"), "--json")
     result, detail = f"failed: status {done.returncode}", done.stderr.strip()
     if done.returncode == 0:
         result, detail = "stands still", ""
-        until = time.monotonic() + 10
+        until = time.monotonic() + _PATIENCE
         while time.monotonic() < until and result != "ok":
             result = "ok" if _count() > counted else result
             time.sleep(0.05)
-        os.kill(msgspec.json.decode(done.stdout)["pid"], 9)
-    yield Cell(
+        os.kill(msgspec.json.decode(done.stdout)["pid"], signal.SIGKILL)
+    command = "mountcr restore T/images"
+    return Cell(
         group="move",
-        subject=which,
+        subject=subject,
         check="restore",
         result=result,
         detail=detail,
-        command="mountcr restore T/images",
+        command=command,
     )
 
 
@@ -196,6 +220,7 @@ PARTS: Final[dict[str, Callable[[str], Iterable[Cell]]]] = {
     "suite": _suite,
     "keep": _keep,
     "return": _return,
+    "upgrade": _upgrade,
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import secrets
-import signal
 import subprocess
 import tarfile
 import tempfile
@@ -36,6 +35,10 @@ _CONTEXT: Final = 40
 
 _TRIAL: Final = 20.0
 """Seconds that a boot with KVM may take that takes 10 without."""
+
+_SECTOR: Final = 512
+_WRITTEN: Final = ("scratch", "out")
+"""Names of the disks that a guest may write to."""
 
 _OUTPUT: Final = 64 << 20
 """Bytes that the output of a command may have, as a tar."""
@@ -71,7 +74,7 @@ class Result(NamedTuple):
     seconds: float
 
 
-def make_scratch(path: Path, size: int = 2 << 30) -> Path:
+def make_scratch(path: Path, size: int = 1 << 30) -> Path:
     """Make a sparse image of ext4, of `size` bytes; raises VmError."""
     with path.open("wb") as file:
         file.truncate(size)
@@ -93,15 +96,17 @@ def boot(
     kernel: Booted,
     disks: Disks,
     guest: Guest,
+    command: str,
     *,
     output: Path | None = None,
     say: Callable[[str], None] = in_silence,
 ) -> Result:
     """
-    Boot, run the command of the project, power off.
+    Boot, run a command, power off.
 
-    `say` gets each line of the console when it comes; `output` is a directory that gets the files
-    that the command wrote into /run/vm/out. Raises GuestError for a guest that hung until the
+    `command` is a script for sh, which runs in an empty directory with the project at /work. `say`
+    gets each line of the console when it comes; `output` is a directory that gets the files that
+    the command wrote into ./out. Raises GuestError for a guest that hung until the
     limit, panicked, ran out of memory, or was off before the command had ended; VmError for a QEMU
     that is not there. No process of it is left.
     """
@@ -110,7 +115,9 @@ def boot(
         out = Path(scratch) / "out"
         with out.open("wb") as file:
             file.truncate(_OUTPUT)
-        words = _command(kernel, disks, guest, out, token)
+        script = Path(scratch) / "command"
+        script.write_bytes(_padded(command.encode()))
+        words = _words(kernel, disks, guest, {"out": out, "command": script}, token)
         began = time.monotonic()
         lines, timed_out = _run(words, guest.limit, say)
         seconds = time.monotonic() - began
@@ -122,7 +129,14 @@ def boot(
     return Result(status, tuple(lines), seconds)
 
 
-def _command(kernel: Booted, disks: Disks, guest: Guest, out: Path, token: str) -> list[str]:
+def _padded(content: bytes) -> bytes:
+    """Fill up to a whole number of sectors, by empty lines."""
+    return content + b"\n" * (_SECTOR - len(content) % _SECTOR)
+
+
+def _words(
+    kernel: Booted, disks: Disks, guest: Guest, more: dict[str, Path], token: str
+) -> list[str]:
     processor = "max" if guest.accelerator == "tcg" else "host"
     threads = ",thread=multi" if guest.accelerator == "tcg" else ""
     append = f"console=ttyS0 quiet loglevel=4 panic=-1 reboot=k vmrun.token={token}"
@@ -134,13 +148,8 @@ def _command(kernel: Booted, disks: Disks, guest: Guest, out: Path, token: str) 
         *("-device", "virtio-rng-pci"),
         *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs), "-append", append),
     ]
-    drives = {
-        "root": (disks.root, "readonly=on"),
-        "project": (disks.project, "readonly=on"),
-        "scratch": (disks.scratch, "cache=unsafe"),
-        "out": (out, "cache=unsafe"),
-    }
-    for name, (path, option) in drives.items():
+    for name, path in {**disks._asdict(), **more}.items():
+        option = "cache=unsafe" if name in _WRITTEN else "readonly=on"
         words += ["-drive", f"file={path},if=none,id={name},format=raw,{option}"]
         words += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
     return words
@@ -177,15 +186,13 @@ def _started(words: list[str]) -> Generator[subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
     except FileNotFoundError:
         raise VmError(f"there is no {words[0]}", hint="tools/provision --kernels") from None
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
@@ -206,12 +213,25 @@ def _status(lines: list[str], token: str, guest: Guest, *, timed_out: bool) -> i
     raise GuestError("the guest was off before its command had ended", last)
 
 
-def accelerator(kernel: Booted, disks: Disks) -> str:
-    """Give `kvm` if a guest of that kernel boots with it, else `tcg`."""
+def accelerator(kernel: Booted, disks: Disks, cache: Path) -> str:
+    """
+    Give `kvm` if a guest boots with it on this machine, else `tcg`.
+
+    What a trial with some kernel has shown is remembered in the cache, for the host's own kernel.
+    """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    try:
-        result = boot(kernel, disks, Guest(accelerator="kvm", limit=_TRIAL))
-    except (GuestError, VmError):
-        return "tcg"
-    return "kvm" if result.status == 0 else "tcg"
+    known = cache / f"kvm-on-{os.uname().release}"
+    if not known.exists():
+        known.write_text("kvm" if _boots_with_kvm(kernel, disks) else "tcg", encoding="ascii")
+    return known.read_text(encoding="ascii")
+
+
+def _boots_with_kvm(kernel: Booted, disks: Disks) -> bool:
+    with tempfile.TemporaryDirectory(prefix="mountcr-vm-") as top:
+        tried = disks._replace(scratch=make_scratch(Path(top) / "scratch"))
+        try:
+            result = boot(kernel, tried, Guest(accelerator="kvm", limit=_TRIAL), "true")
+        except (GuestError, VmError):
+            return False
+    return result.status == 0

@@ -28,7 +28,7 @@ _FILES: Final = "mountcr files tests/fixtures/kernels"
 _BOOTED: Final = "deb-"
 """What begins the names of captures of kernels that are booted too."""
 
-_OTHER_NAMES: Final = {
+_OTHER_NAMES: Final[dict[str, str]] = {
     "overlay-multifs": "overlay, several file systems",
     "aufs-multifs": "aufs, several file systems",
     "unionfs-fuse": "unionfs",
@@ -46,7 +46,7 @@ def recorded(date: str, fixtures: Path = builders.KERNELS) -> Iterator[Seen]:
     for path in sorted(fixtures.iterdir()):
         if not is_capture(str(path)) or path.name.startswith(_BOOTED):
             continue
-        driver = json.loads((path / "manifest.json").read_bytes())["driver"]
+        driver: str = json.loads((path / "manifest.json").read_bytes())["driver"]
         kernel = path.name.removesuffix(f"-{driver}")
         captures.setdefault(kernel, {})[_OTHER_NAMES.get(driver, driver)] = path
     for kernel, drivers in captures.items():

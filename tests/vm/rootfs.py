@@ -114,9 +114,9 @@ def _install_requirements(tree: Path) -> None:
     )
 
 
-def pack_project(root: Root, image: Path, command: str) -> None:
+def pack_project(root: Root, image: Path) -> None:
     """
-    Pack the wheel of the checkout, its tests and a shell command into an image.
+    Pack the wheel of the checkout and its tests into an image.
 
     The Python of the root compiles it.
     """
@@ -130,7 +130,6 @@ def pack_project(root: Root, image: Path, command: str) -> None:
         shutil.copy(CHECKOUT / "pyproject.toml", top)
         shutil.copy(GUEST / "run", top / "guest-run")
         (top / "guest-run").chmod(0o755)
-        (top / "command").write_text(command, encoding="utf-8")
         moved = ("-s", f"/{top.name}", "-p", "/work")
         _compile(root.tree, *moved, f"/{top.name}/site", f"/{top.name}/tests")
         _squash(top, image)

@@ -303,7 +303,7 @@ def _steps(trip: Trip, place: Place, pid: int) -> Iterator[tuple[str, Outcome]]:
     done = place.mountcr(*words, "--json")
     outcome = _outcome(place, done, words, pid)
     if outcome.result == "ok":
-        place._remember(done.document["pid"])
+        place.remember(done.document["pid"])
         place.wait(lambda: place.count(fresh if chosen else None) > counted)
     yield "restore", outcome
 
