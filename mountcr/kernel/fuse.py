@@ -233,12 +233,20 @@ class _Starting:
         while time.monotonic() < until:
             self._listen()
             if self.pid and _mount_id(mountpoint) != below:
-                return self._mounted(mountpoint)
+                mount = self._mounted(mountpoint)
+                if mount is not None and _mount_id(mountpoint) != below:
+                    return mount
         msg = f"{self._name} did not mount within {_PATIENCE:.0f} seconds"
         raise StepError(self._with_words(msg), errno=errno.ETIMEDOUT)
 
-    def _mounted(self, mountpoint: KPath) -> Mount:
-        mount = [each for each in mountinfo.read() if each.mountpoint == mountpoint][-1]
+    def _mounted(self, mountpoint: KPath) -> Mount | None:
+        """
+        Give a mount that answers, or None if it is gone.
+
+        libfuse 2 mounts before it reads the options that are its own, and unmounts again when one
+        of them is wrong (lib/helper.c, `fuse_setup_common()`).
+        """
+        found = [each for each in mountinfo.read() if each.mountpoint == mountpoint]
         try:
             os.stat(decode(mountpoint))
         except OSError as error:
@@ -247,7 +255,7 @@ class _Starting:
                 self._listen()  # one that mounts and then ends does not answer just before
             msg = f"{self._name} does not answer: {error.strerror}"
             raise StepError(self._with_words(msg), errno=error.errno or 0) from error
-        return mount
+        return found[-1] if found else None
 
     def commit(self) -> None:
         """Let the server live on, without its guard and without a word."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mountcr.kernel.servers import Server
+    from mountcr.model import Mount
     from mountcr.planning.steps import Step
 
 DRIVERS = ("unionfs", "fuse-overlayfs")
@@ -313,6 +314,37 @@ def test_a_server_that_fails_says_why(driver: str, tmp_path: Path) -> None:
         attempt(found, arguments=arguments)
     assert "\n" not in caught.value.message
     assert running(found) == []
+    assert mounted(found.at) == []
+
+
+def test_a_server_that_takes_its_mount_back_says_why(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libfuse 2 mounts before it finds an option wrong is not taken for the union."""
+    found = layers(tmp_path, driver)
+    seen, gone = tmp_path / "seen", tmp_path / "gone"
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/sh\n"
+        'for at; do :; done; mount -t tmpfs none "$at"\n'
+        f"while [ ! -e {shlex.quote(str(seen))} ]; do sleep 0.01; done\n"
+        f'umount "$at"; : >{shlex.quote(str(gone))}; sleep 0.2\n'
+        "echo unknown option >&2; exit 1\n"
+    )
+    program.chmod(0o755)
+
+    def read() -> tuple[Mount, ...]:
+        seen.touch()
+        until = time.monotonic() + 10
+        while not gone.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        return table()
+
+    table = mountinfo.read
+    monkeypatch.setattr(mountinfo, "read", read)
+    with pytest.raises(StepError, match="program ended with status 1: unknown option"):
+        attempt(found, program=str(program))
+    monkeypatch.undo()
     assert mounted(found.at) == []
 
 
