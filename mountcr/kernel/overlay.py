@@ -76,9 +76,9 @@ def mount_overlay(at: KPath, options: OverlayOptions) -> None:
 
     Layers are absolute. Raises StepError naming the layer that is gone, the marker that a volatile
     mount left, the upper whose index is of other layers, or what the kernel made otherwise,
-    CapabilityError when no rung of the ladder takes that many or that long layers, OSError
-    otherwise. Nothing stays mounted on failure, and the
-    working directory stays what it is.
+    CapabilityError when no rung of the ladder takes that many or that long layers or when the
+    kernel has not all options, which it names, OSError otherwise. Nothing stays mounted on failure,
+    and the working directory stays what it is.
     """
     complaints: list[str] = []
     for rung in (_by_descriptor, _by_name, _by_data, _by_relative_name, _by_number):
@@ -123,6 +123,8 @@ def _explain(
         msg = f"overlay at {at}: {count} layers, and the kernel takes {_MOST_LAYERS}"
         hint = "merge layers: --driver vfs makes one directory of them"
         raise CapabilityError(msg, probe="overlay layers", hint=hint) from error
+    if error.errno == errno.EINVAL:
+        _check_options(at, options, error)
     said = f" (mount API: {complaints[1]})" if len(complaints) > 1 else ""
     raise OSError(error.errno, f"{error.strerror}{said}", at) from error
 
@@ -164,6 +166,31 @@ def _check_index(options: OverlayOptions, error: OSError) -> None:
     )
     hint = "bring back the layers as they were; else write into a copy: --upper"
     raise StepError(msg, errno=errno.ESTALE, hint=hint) from error
+
+
+def _check_options(at: KPath, options: OverlayOptions, error: OSError) -> None:
+    """Name the options, or values of them, that this kernel does not know."""
+    unknown = [each for each in options.others if not _is_option(at, each)]
+    if unknown:
+        msg = f"overlay at {at}: this kernel's overlay does not know {', '.join(unknown)}"
+        hint = "use a kernel that does, as the one of the dump did, or --driver vfs"
+        raise CapabilityError(msg, probe=f"overlay {unknown[0]}", hint=hint) from error
+
+
+def _is_option(at: KPath, option: str) -> bool:
+    """
+    Tell whether the kernel knows an option and its value, by a mount that fails either way.
+
+    What it does not know is EINVAL, before the layers are looked up: while options are parsed
+    (fs/overlayfs/params.c), or after all of them before Linux 6.5 (fs/overlayfs/super.c,
+    `ovl_parse_opt()`). There are two layers because one without an upper is EINVAL in itself.
+    """
+    data = b"%s,lowerdir=/dev/null/a:/dev/null/b" % decode(KPath(option))
+    try:
+        syscalls.mount(b"overlay", decode(at), b"overlay", 0, data)
+    except OSError as error:
+        return error.errno != errno.EINVAL
+    return True
 
 
 # --- The mount API --------------------------------------------------------------------------------
