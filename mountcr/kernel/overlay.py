@@ -38,6 +38,9 @@ _DATA_LIMIT: Final = 4095
 _MOST_LAYERS: Final = 500
 """OVL_MAX_STACK of fs/overlayfs/ovl_entry.h; only said where a kernel has refused more."""
 
+_TOO_MANY: Final = frozenset({errno.EINVAL, errno.ENOMEM})
+"""What a kernel answers to more: ENOMEM in 5.10, whose `ovl_fill_super()` sets no error there."""
+
 _TRY_NEXT: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 """What a kernel answers that lacks a rung; seccomp filters of engines say EPERM."""
 
@@ -119,7 +122,7 @@ def _explain(
     _check_marker(options)
     _check_index(options, error)
     count = len(options.lowers) + len(options.data)
-    if count > _MOST_LAYERS and error.errno == errno.EINVAL:
+    if count > _MOST_LAYERS and error.errno in _TOO_MANY:
         msg = f"overlay at {at}: {count} layers, and the kernel takes {_MOST_LAYERS}"
         hint = "merge layers: --driver vfs makes one directory of them"
         raise CapabilityError(msg, probe="overlay layers", hint=hint) from error
