@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
+import subprocess
+import tempfile
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -32,6 +35,7 @@ __all__ = [
     "LADDER",
     "NEW_CALLS",
     "directories",
+    "filesystem",
     "has",
     "kept_namespace",
     "lack",
@@ -79,6 +83,38 @@ def tmpfs(at: Path | bytes) -> KPath:
     path = bytes(at)
     syscalls.mount(b"tmpfs", path, b"tmpfs", 0, b"mode=755")
     return encode(path)
+
+
+def filesystem(at: Path | bytes, size: int = 16 << 20) -> KPath:
+    """
+    Mount a file system of `size` bytes that has all an inode can have, `user.*` attributes too.
+
+    A tmpfs, or where that keeps no such attributes (before Linux 6.6), an ext4 on a loop device.
+    Skips where neither can be.
+    """
+    path = bytes(at)
+    syscalls.mount(b"tmpfs", path, b"tmpfs", 0, b"mode=755,size=%d" % size)
+    try:
+        os.setxattr(path, "user.tried", b"")
+        os.removexattr(path, "user.tried")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        syscalls.umount2(path)
+        _loop(path, size)
+    return encode(path)
+
+
+def _loop(at: bytes, size: int) -> None:
+    """Mount an ext4 whose image has no name any more and goes with the mount."""
+    with tempfile.NamedTemporaryFile(prefix="mountcr-test-") as image:
+        image.truncate(size)
+        make = ["mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", "-I", "256", image.name]
+        for words in (make, ["mount", "-o", "loop", image.name, os.fsdecode(at)]):
+            if shutil.which(words[0]) and not subprocess.run(words, check=False).returncode:
+                continue
+            pytest.skip("tmpfs keeps no user.* here, and no ext4 can be made on a loop device")
+    os.rmdir(at + b"/lost+found")
 
 
 def directories(base: KPath, *names: bytes | str) -> list[KPath]:

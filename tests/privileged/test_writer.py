@@ -32,6 +32,7 @@ from mountcr.rootfs.inode import Inode
 from mountcr.rootfs.tree import DirectoryTree
 from mountcr.rootfs.writer import SUFFIX, write, write_all
 from mountcr.stack import StoredLayer
+from scratch import filesystem, tmpfs
 from snapshots import DEFAULT_ACL, NAMES, fill, snapshot
 
 if TYPE_CHECKING:
@@ -75,13 +76,13 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("there", ["the same file system", "a tmpfs"])
+@pytest.mark.parametrize("there", ["the same file system", "another file system"])
 def test_every_field_arrives(tree: Path, tmp_path: Path, there: str, workers: int) -> None:
     """Mode, owner, times, content, devices, links, ACLs, capabilities, attributes, odd names."""
     target = tmp_path / "target"
     target.mkdir()
-    if there == "a tmpfs":
-        syscalls.mount(b"tmpfs", bytes(target), b"tmpfs", 0, b"mode=755")
+    if there == "another file system":
+        filesystem(target)
     before = snapshot(os.fspath(tree))
     copy(tree, target / "new", workers=workers)
     assert snapshot(os.fspath(target / "new")) == before
@@ -155,7 +156,7 @@ def test_holes_stay_holes(tmp_path: Path, there: str, digests: bool) -> None:
     top.mkdir()
     target.mkdir()
     if there == "a tmpfs":
-        syscalls.mount(b"tmpfs", bytes(target), b"tmpfs", 0, b"mode=755")
+        tmpfs(target)
     with open(top / "sparse", "wb") as file:
         file.seek(1 << 20)
         file.write(b"x" * BLOCK)
@@ -195,7 +196,7 @@ def test_nothing_left_without_room(tree: Path, tmp_path: Path) -> None:
         (tree / "dir" / f"{number}").write_bytes(bytes(3000))
     small = tmp_path / "small"
     small.mkdir()
-    syscalls.mount(b"tmpfs", bytes(small), b"tmpfs", 0, b"size=2m")
+    filesystem(small, 2 << 20)
     before = snapshot(os.fspath(tree))
     for workers in (1, 2):
         with pytest.raises(OSError, match="No space left") as caught:
