@@ -31,6 +31,7 @@ __all__ = [
     "explicit_options",
     "format_options",
     "is_volatile",
+    "known_longest",
     "parse_options",
     "unmet_options",
 ]
@@ -166,6 +167,17 @@ def _pair(option: str) -> tuple[str, str]:
 def is_volatile(others: Iterable[str]) -> bool:
     """Tell whether a mount with these options omits all syncs of its upper (Linux 5.10)."""
     return any(_pair(option) == ("volatile", "") for option in others)
+
+
+def known_longest(option: str) -> str:
+    """
+    Spell an option as every kernel takes it that has what it says.
+
+    A volatile mount is shown as `fsync=volatile` by Linux 6.18, which takes `volatile` too; Linux
+    6.12 and older take only that.
+    """
+    key, value = _pair(option)
+    return key if not value and key in _FLAGS else option
 
 
 def default_options(parameters: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mountcr import paths
-from mountcr.overlayopts import parse_options
+from mountcr.overlayopts import known_longest, parse_options
 from mountcr.planning.steps import Overlay, Step
 from mountcr.resolution.layers import by_layer
 from mountcr.stack import Stack, StoredLayer
@@ -47,7 +47,7 @@ class OverlayFS:
         options = parse_options(mount.super_options)
         found = mount.layers or options
         told = mount.layers.told if mount.layers else ()
-        kept = tuple(each for each in options.others if each not in _NOT_OURS)
+        kept = tuple(known_longest(each) for each in options.others if each not in _NOT_OURS)
         return Stack(
             driver=self.name,
             lowers=found.lowers,

@@ -144,6 +144,14 @@ def test_a_restore_asks_for_the_defaults_of_the_origin() -> None:
     assert step.options == ("uuid=null", *EXPLICIT)
 
 
+@pytest.mark.parametrize("shown", ["volatile", "fsync=volatile"])
+def test_a_restore_asks_for_what_older_kernels_know(shown: str) -> None:
+    """Kernels that show the newer name of an option take the older one too."""
+    (step,) = steps(here=Host(), options=f",userxattr,{shown}")
+    assert isinstance(step, Overlay)
+    assert step.options == ("userxattr", "volatile")
+
+
 def markers(*, boots: tuple[str, str], options: str, synced: str = "") -> list[VolatileMarker]:
     """Give the steps that remove a marker when a container comes back in the second boot."""
     found = steps(
