@@ -95,18 +95,26 @@ def _command(pid: int) -> str:
     return str(pid)
 
 
-def _reap_ended() -> None:
-    with contextlib.suppress(ChildProcessError):
+def _reap_ended() -> bool:
+    """Wait for the children that have ended; tell whether there is another one."""
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _end_descendants() -> list[str]:
     """Wait for what is still running below this process, then kill it and say what it was."""
     until = time.monotonic() + SECONDS_TO_END
-    while (left := _descendants(os.getpid())) and time.monotonic() < until:
-        _reap_ended()
+    while _reap_ended():  # whatever lost its parent is a child of ours
+        if time.monotonic() > until:
+            break
         time.sleep(0.01)
+    else:
+        return []
+    left = _descendants(os.getpid())
     names = [_command(pid) for pid in left]
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
