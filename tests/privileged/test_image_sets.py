@@ -18,6 +18,8 @@ from mishaps.ground import interesting
 from mountcr.kernel import mounts, syscalls
 from mountcr.paths import encode
 
+pytestmark = pytest.mark.any_kernel
+
 HELD = Path(__file__).parent.parent / "fixtures/images/held-files-criu-4.1.1"
 KILLS = int(os.environ.get("MOUNTCR_KILLS", "20"))
 REWRITINGS = {

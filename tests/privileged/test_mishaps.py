@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 KILLS = int(os.environ.get("MOUNTCR_KILLS", "20"))
 """How often an operation is killed, over all of them; `python -m mishaps` does more."""
 
-pytestmark = [pytest.mark.requires("overlay"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.requires("overlay"),
+    pytest.mark.timeout(600),
+    pytest.mark.any_kernel,
+]
 
 
 def operations(*, serving: bool) -> list[str]:

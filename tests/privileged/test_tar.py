@@ -113,6 +113,7 @@ def test_sockets_are_left_out_and_named(tmp_path: Path) -> None:
     assert write_tar(entries, io.BytesIO()).left_out == ("/s",)
 
 
+@pytest.mark.any_kernel
 def test_holes_there_and_back(tmp_path: Path) -> None:
     """Holes take no room in the tar, and are holes again."""
     (tmp_path / "tree").mkdir()
@@ -304,6 +305,7 @@ def test_limits(limits: Limits, what: str, tmp_path: Path) -> None:
         TarTree(path, limits=limits)
 
 
+@pytest.mark.any_kernel
 def test_bomb(tmp_path: Path) -> None:
     """What unpacks to far more than it is, is refused on the way."""
     (tmp_path / "bomb").write_bytes(gzip.compress(bytes(50 << 20), 9))

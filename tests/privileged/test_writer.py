@@ -123,6 +123,7 @@ def test_what_stays_is_on_the_disk_first(
     assert into.is_dir()
 
 
+@pytest.mark.any_kernel
 def test_many_files_by_many_processes(tmp_path: Path) -> None:
     """What several processes make together is the same; files, bytes and digests are counted."""
     top = tmp_path / "tree"
@@ -190,6 +191,7 @@ def test_every_file_may_be_of_another_owner(tmp_path: Path) -> None:
     assert snapshot(os.fspath(parent / "new")) == snapshot(os.fspath(top))
 
 
+@pytest.mark.any_kernel
 def test_nothing_left_without_room(tree: Path, tmp_path: Path) -> None:
     """ENOSPC in the middle names the path; the target is gone, the source as it was."""
     for number in range(2000):
@@ -258,6 +260,7 @@ def test_refused_in_the_middle(tree: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["tree"]
 
 
+@pytest.mark.any_kernel
 def test_killed(tree: Path, tmp_path: Path) -> None:
     """After kill -9 there is only what has the suffix, and its children end; the next run works."""
     for number in range(3000):
@@ -381,6 +384,7 @@ _TREES = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.any_kernel
 @settings(max_examples=60, deadline=None)
 @given(made=_TREES)
 def test_any_tree_arrives(made: list[tuple[list[bytes], str, int, int, int, int, bytes]]) -> None:

@@ -27,9 +27,9 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 
 _SUITE: Final = "trixie"
 _PACKAGES: Final = (
-    "base-files", "busybox-static", "coreutils", "criu", "dash", "e2fsprogs", "fuse-overlayfs",
-    "fuse3", "iproute2", "iptables", "kmod", "libc-bin", "libmount1", "mount", "nftables", "procps",
-    "python3", "tar", "gzip", "util-linux",
+    "base-files", "btrfs-progs", "busybox-static", "coreutils", "criu", "dash", "e2fsprogs",
+    "fuse-overlayfs", "fuse3", "grep", "iproute2", "iptables", "kmod", "libc-bin", "libmount1",
+    "mount", "nftables", "procps", "python3", "tar", "gzip", "util-linux",
 )  # fmt: skip
 _OLDER_SUITE: Final = "bookworm"
 _OLDER_PACKAGES: Final = ("unionfs-fuse", "libfuse2")
