@@ -337,6 +337,7 @@ def test_hard_links_below_an_overlay(index: str, tmp_path: Path) -> None:
     assert texts == ["first changed" if index == "on" else "first"]
 
 
+@pytest.mark.any_kernel
 @pytest.mark.requires("unionfs")
 def test_unionfs(tmp_path: Path) -> None:
     """Whiteouts of files and directories, beside directories that are in no upper branch."""
@@ -345,6 +346,7 @@ def test_unionfs(tmp_path: Path) -> None:
     compare(base, "unionfs-1.0", unionfs, *changers, seen=without_marks)
 
 
+@pytest.mark.any_kernel
 @pytest.mark.requires("unionfs")
 def test_a_directory_below_what_is_none(tmp_path: Path) -> None:
     """Directories merge past a file in the branch between them."""
@@ -355,6 +357,7 @@ def test_a_directory_below_what_is_none(tmp_path: Path) -> None:
     compare(base, "unionfs-1.0", unionfs, seen=without_marks)
 
 
+@pytest.mark.any_kernel
 @pytest.mark.requires("fuse-overlayfs")
 @pytest.mark.parametrize("options", ["", ",xattr_permissions=2"], ids=["plain", "permissions"])
 def test_fuse_overlayfs(options: str, tmp_path: Path) -> None:
@@ -365,6 +368,7 @@ def test_fuse_overlayfs(options: str, tmp_path: Path) -> None:
     compare(base, "fuse-overlayfs", mount, *changers, seen=without_override)
 
 
+@pytest.mark.any_kernel
 @pytest.mark.requires("fuse-overlayfs")
 def test_fuse_overlayfs_without_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it may make no devices, whiteouts are files."""

@@ -30,7 +30,7 @@ from snapshots import CAPABILITY, Seen, fill, snapshot
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.requires("root")
+pytestmark = [pytest.mark.requires("root"), pytest.mark.any_kernel]
 
 ROOT = Inode(type=InodeType.DIRECTORY, mode=0o755)
 
@@ -113,7 +113,6 @@ def test_sockets_are_left_out_and_named(tmp_path: Path) -> None:
     assert write_tar(entries, io.BytesIO()).left_out == ("/s",)
 
 
-@pytest.mark.any_kernel
 def test_holes_there_and_back(tmp_path: Path) -> None:
     """Holes take no room in the tar, and are holes again."""
     (tmp_path / "tree").mkdir()
@@ -305,7 +304,6 @@ def test_limits(limits: Limits, what: str, tmp_path: Path) -> None:
         TarTree(path, limits=limits)
 
 
-@pytest.mark.any_kernel
 def test_bomb(tmp_path: Path) -> None:
     """What unpacks to far more than it is, is refused on the way."""
     (tmp_path / "bomb").write_bytes(gzip.compress(bytes(50 << 20), 9))
