@@ -41,8 +41,15 @@ _MOST_LAYERS: Final = 500
 _TOO_MANY: Final = frozenset({errno.EINVAL, errno.ENOMEM})
 """What a kernel answers to more: ENOMEM in 5.10, whose `ovl_fill_super()` sets no error there."""
 
-_TRY_NEXT: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
-"""What a kernel answers that lacks a rung; seccomp filters of engines say EPERM."""
+_TRY_NEXT: Final = frozenset(
+    {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+)
+"""
+What a kernel answers that lacks a rung; seccomp filters of engines say EPERM.
+
+fsconfig(2) took no O_PATH descriptor before Linux commit 0ff053b98a0f ("fs: support O_PATH fds with
+FSCONFIG_SET_FD") (in v6.15, and in 6.13.10 and 6.14.1): EBADF, whatever the file system knows.
+"""
 
 _LAYER_HINT: Final = "the image was removed since the dump; pull it again, by digest"
 

@@ -324,8 +324,9 @@ def fsconfig_fd(fd: int, key: bytes, value_fd: int) -> None:
     """
     `fsconfig(2)` with FSCONFIG_SET_FD; ENOSYS before Linux 5.2.
 
-    EINVAL for a key that takes no descriptor; the layers of overlay take one since Linux 6.13.
-    `value_fd` stays the caller's.
+    EINVAL for a key that takes no descriptor; the layers of overlay take one since Linux 6.13, an
+    O_PATH one since 6.15, EBADF before. EOPNOTSUPP from a file system that has no context of its
+    own (fs/fsopen.c), as overlay before Linux 6.5. `value_fd` stays the caller's.
     """
     # called for each of many layers, so what is the same for all of them is made once
     name, none, what = _key(key), ffi.NULL, _SET_FD
