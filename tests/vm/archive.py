@@ -63,25 +63,21 @@ class Archive:
         self._update()
         if not dependencies:
             return [self._download(each) for each in packages]
-        words = ["--no-install-recommends", "install", *packages]
-        self._apt("apt-get", "--yes", "--download-only", *words)
-        wanted = self._apt("apt-get", "--yes", "--print-uris", *words)
-        names = re.findall(r"^'[^']*' (\S+\.deb) ", wanted, re.MULTILINE)
-        if names:
-            raise VmError(f"apt fetched no {names[0]}")
-        return sorted((self._top / "cache/archives").glob("*.deb"))
+        words = ["--yes", "--no-install-recommends", "install", *packages]
+        self._apt("apt-get", "--download-only", *words)
+        planned = re.findall(
+            r"^Inst (\S+) \((\S+) ", self._apt("apt-get", "--simulate", *words), re.MULTILINE
+        )
+        kept = self._top / "cache/archives"
+        return [_only(kept, package, version) for package, version in planned]
 
     def _download(self, package: str) -> Path:
         kept = self._top / "single"
         kept.mkdir(parents=True, exist_ok=True)
-        version = self.version(package).replace(":", "%3a")
-        found = list(kept.glob(f"{package}_{version}_*.deb"))
-        if not found:
+        version = self.version(package)
+        if not _files(kept, package, version):
             self._apt("apt-get", "download", package, directory=kept)
-            found = list(kept.glob(f"{package}_{version}_*.deb"))
-        if not found:
-            raise VmError(f"apt downloaded no {package} {version}")
-        return found[0]
+        return _only(kept, package, version)
 
     def _names(self) -> list[str]:
         return self._apt("apt-cache", "pkgnames").split()
@@ -138,6 +134,17 @@ def unpack(packages: Iterable[Path], into: Path) -> None:
             done = subprocess.run(words, stdin=archive.stdout, check=False)
         if done.returncode or archive.returncode:
             raise VmError(f"{package.name} cannot be unpacked")
+
+
+def _files(directory: Path, package: str, version: str) -> list[Path]:
+    return list(directory.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
+
+
+def _only(directory: Path, package: str, version: str) -> Path:
+    found = _files(directory, package, version)
+    if not found:
+        raise VmError(f"apt fetched no {package} {version}")
+    return found[0]
 
 
 def _mirror() -> str:
