@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mountcr.resolution.files import ResolvedFile
 
-__all__ = ["Held", "holds", "wrong_inside", "wrong_outside"]
+__all__ = ["Held", "holds", "is_path", "wrong_inside", "wrong_outside"]
 
 STATES: Final = {
     "lower": FileState.LOWER,
@@ -80,7 +80,7 @@ def wrong_inside(capture: Path) -> Iterator[str]:
         got = found.get((held.kind, held.number))
         if got is None:
             yield f"{held.label}: not there"
-        elif got.state is not held.state or not _is_path(got, held):
+        elif got.state is not held.state or not is_path(got.path, held.path):
             yield f"{held.label}: {held.path} {held.state}, not {got.path} {got.state}: {got.how}"
 
 
@@ -117,12 +117,12 @@ def _number(file: ResolvedFile) -> int:
     return file.start or 0
 
 
-def _is_path(got: ResolvedFile, held: Held) -> bool:
+def is_path(told: str | None, wanted: str) -> bool:
     """Compare paths; of a watch no path need be known, but none may be wrong."""
-    if not held.path.startswith("inotify:"):
-        return got.path == held.path
-    told = (got.path or "").removeprefix("inotify:").split(",")
-    wanted = held.path.removeprefix("inotify:").split(",")
-    return len(told) == len(wanted) and all(
-        word == want or word.startswith("inode ") for word, want in zip(told, wanted, strict=True)
+    if not wanted.startswith("inotify:"):
+        return told == wanted
+    words = (told or "").removeprefix("inotify:").split(",")
+    watched = wanted.removeprefix("inotify:").split(",")
+    return len(words) == len(watched) and all(
+        word == want or word.startswith("inode ") for word, want in zip(words, watched, strict=True)
     )

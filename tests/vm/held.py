@@ -8,6 +8,7 @@ Which quirks are seen depends on the kernel; that each file is found to be what 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -17,6 +18,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from captures.judge import is_path
 from e2e.roots import mount_root
 from mountcr.kernel import mounts, syscalls
 from mountcr.model import Container, FileKind
@@ -39,6 +41,9 @@ __all__ = ["held_files"]
 _LOWER: Final = ("plain", "copied", "stale", "removed", "renamed", "m-plain", "m-copied", "m-stale",
                  "m-removed")  # fmt: skip
 """Files that are in a lower layer before the process starts."""
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_IN_MODIFY: Final = 2
 
 _COMMAND: Final = "mountcr files PID --json"
 
@@ -83,7 +88,7 @@ def _found(driver: str, held: Iterable[Held], found: Iterable[ResolvedFile]) -> 
     for each in held:
         got = known.get((FileKind(each.kind), each.number))
         state, path = _expected(driver, each)
-        if got is None or (got.state, got.path) != (state, path):
+        if got is None or got.state is not state or not is_path(got.path, path):
             said = f"{got.path} {got.state}: {got.how}" if got else "not there"
             wrong.append(f"{each.kind} of {path} {state}, not {said}")
     result = "wrong" if wrong else "right"
@@ -140,7 +145,7 @@ def _hold(root: Path) -> list[Held]:
     syscalls.pivot_root(b".", b".")
     syscalls.umount2(b".", syscalls.MNT_DETACH)
     os.chdir("/data")
-    return [*_descriptors(), *_mappings(maps)]
+    return [*_descriptors(), *_mappings(maps), _watch()]
 
 
 def _descriptors() -> Iterator[Held]:
@@ -166,6 +171,13 @@ def _descriptors() -> Iterator[Held]:
     os.unlink("linked")
     for name, (_, path, state) in opened.items():
         yield Held(FileKind.FD, numbers[name], path, state)
+
+
+def _watch() -> Held:
+    number = _LIBC.inotify_init1(0)
+    if _LIBC.inotify_add_watch(number, b"/data/plain", _IN_MODIFY) < 0:
+        raise OSError(ctypes.get_errno(), "inotify_add_watch", "/data/plain")
+    return Held(FileKind.FD, number, "inotify:/data/plain", FileState.ANON)
 
 
 _MAPPED: Final[list[mmap.mmap]] = []
