@@ -173,8 +173,8 @@ def known_longest(option: str) -> str:
     """
     Spell an option as every kernel takes it that has what it says.
 
-    A volatile mount is shown as `fsync=volatile` by Linux 6.18, which takes `volatile` too; Linux
-    6.12 and older take only that.
+    A volatile mount is shown as `fsync=volatile` by newer kernels, 6.12.117 and 6.18 among them,
+    which take `volatile` too; 6.1 and 5.10 take only that.
     """
     key, value = _pair(option)
     return key if not value and key in _FLAGS else option
