@@ -55,7 +55,7 @@ FEATURES: Final[dict[str, Feature]] = {
     ),
     "overlay": Feature("load the module overlay, or use --driver vfs", needed=True),
     "overlay layers by descriptor": Feature(
-        "Linux 6.13; layers are given by name without it", "overlay-option-length"
+        "Linux 6.15; layers are given by name without it", "descriptor-of-a-layer"
     ),
     "overlay lowerdir+": Feature(
         "Linux 6.7; without it the names of all layers share 4095 bytes", "overlay-option-length"
