@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr import __version__
+from mountcr.hosts.features import PROGRAMS
 from vm import suite
 from vm.cells import Cell
 from vm.held import held_files
@@ -39,11 +40,15 @@ _PATIENCE: Final = 20.0
 """Seconds for the counter to move."""
 
 _PROGRAMS: Final = {
-    "criu": ("criu", "--version"),
-    "fuse-overlayfs": ("fuse-overlayfs", "--version"),
-    "unionfs-fuse": ("unionfs", "--version"),
-    "busybox": ("busybox",),
+    "criu": (("criu", "--version"), r"Version: (\S+)"),
+    "fuse-overlayfs": (("fuse-overlayfs", "--version"), r"fuse-overlayfs: version (\S+)"),
+    "unionfs-fuse": (("unionfs", "--version"), r"unionfs-fuse version: (\S+)"),
+    "busybox": (("busybox",), r"BusyBox v(\S+)"),
 }
+"""How each is asked for its version, and where it stands in the answer."""
+
+_OF_THE_GUEST: Final = frozenset({"root", "libmount", "cgroup layout", *PROGRAMS})
+"""Checks of doctor that no kernel decides."""
 
 
 def main(words: list[str]) -> int:
@@ -63,10 +68,10 @@ def main(words: list[str]) -> int:
 
 def _versions() -> dict[str, str]:
     found = {"mountcr": __version__, "python": sys.version.split()[0]}
-    for name, words in _PROGRAMS.items():
+    for name, (words, pattern) in _PROGRAMS.items():
         done = subprocess.run(words, capture_output=True, text=True, check=False)
-        version = re.search(r"\d+\.\d+(\.\d+)*", done.stdout + done.stderr)
-        found[name] = version[0] if version else "?"
+        version = re.search(pattern, done.stdout + done.stderr)
+        found[name] = version[1] if version else "?"
     return found
 
 
@@ -90,6 +95,8 @@ def _doctor(_which: str) -> Iterator[Cell]:
         command=command,
     )
     for check in document.get("checks", ()):
+        if check["name"] in _OF_THE_GUEST:
+            continue
         yield Cell(
             group="feature",
             subject=check["name"],

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeAlias
 
     from vm.cells import Cell, Matrix, Seen
+
+    Rows: TypeAlias = dict[tuple[str, str], dict[str, list[Cell]]]
 
 __all__ = ["write_page"]
 
@@ -19,13 +22,17 @@ _TITLES: Final = {
     ),
     "doctor": (
         "What `mountcr doctor` promises",
-        "For each storage driver whether a container on it can be dumped and restored.",
+        (
+            "For each storage driver whether a container on it can be dumped and restored. Each "
+            "answer was held against the round trips: what it promises works, what it denies fails."
+        ),
     ),
     "round trip": (
         "Round trips",
         (
             "A container that counts is planned, dumped, its root taken apart, rebuilt, compared, "
-            "restored, and counts on. Where the plan refuses, `criu` is what CRIU says to that."
+            "restored, and counts on. `ok` is all of that; where the plan refuses, `criu` is what "
+            "CRIU says to the same container."
         ),
     ),
     "overlay": (
@@ -52,6 +59,8 @@ _TITLES: Final = {
         "Which of the quirks of these notes files in a container of each driver show.",
     ),
 }
+
+_HEADS: Final = {"doctor": "driver", "round trip": "driver", "quirk": "quirk", "files": "driver"}
 
 _INTRODUCTION: Final = (
     "# What kernels do\n\n"
@@ -88,33 +97,40 @@ def _kernels(matrix: Matrix) -> str:
 
 
 def _table(group: str, kernels: list[Seen]) -> str:
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for kernel in kernels:
-        for cell in kernel.cells:
-            if cell.group == group:
-                rows.setdefault((cell.subject, cell.check), {})[kernel.kernel] = _word(cell)
     names = [each.kernel for each in kernels]
-    lines = [
-        f"| {' | '.join(['', '', *names])} |",
-        f"| {' | '.join(['---'] * (len(names) + 2))} |",
-    ]
-    for row in sorted(_shown(rows)) if group == "quirk" else rows:
-        subject, check = row
-        cells = [rows[row].get(name, "") for name in names]
-        lines.append(f"| {' | '.join([_linked(group, subject), check, *cells])} |")
+    head = [_HEADS.get(group, ""), *(["driver"] if group == "quirk" else []), *names]
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    rows = _rows(group, kernels)
+    for row in sorted(_seen(rows)) if group == "quirk" else rows:
+        cells = [_word(rows[row][name]) if name in rows[row] else "" for name in names]
+        first = [f"[{row[0]}]({row[0]}.md)", row[1]] if group == "quirk" else [row[0]]
+        lines.append(f"| {' | '.join([*first, *cells])} |")
     return "\n".join(lines) + "\n"
 
 
-def _shown(rows: dict[tuple[str, str], dict[str, str]]) -> Iterator[tuple[str, str]]:
+def _rows(group: str, kernels: list[Seen]) -> Rows:
+    """Give what was seen of each subject by kernel; of a quirk, with each driver."""
+    rows: Rows = {}
+    for kernel in kernels:
+        for cell in kernel.cells:
+            if cell.group == group:
+                row = (cell.subject, cell.check if group == "quirk" else "")
+                rows.setdefault(row, {}).setdefault(kernel.kernel, []).append(cell)
+    return rows
+
+
+def _seen(rows: Rows) -> Iterator[tuple[str, str]]:
     """Leave out what no kernel shows of quirks, whose table is long else."""
-    for row, cells in rows.items():
-        if any(each != "no" for each in cells.values()):
+    for row, kernels in rows.items():
+        if any(each.result != "no" for cells in kernels.values() for each in cells):
             yield row
 
 
-def _linked(group: str, subject: str) -> str:
-    return f"[{subject}]({subject}.md)" if group == "quirk" else subject
-
-
-def _word(cell: Cell) -> str:
-    return cell.result.replace("|", "\\|")
+def _word(cells: list[Cell]) -> str:
+    """Say what came of several checks: one word if it is the same, else each that is not `ok`."""
+    told = [each for each in cells if not each.check.endswith("kept") or each.result != "kept"]
+    results = {each.result for each in told}
+    if len(results) == 1:
+        return results.pop().replace("|", "\\|")
+    words = (f"{each.check} {each.result}" for each in told if each.result != "ok")
+    return ", ".join(words).replace("|", "\\|")
