@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from mountcr.resolution.quirks import Quirk
+from vm.archive import by_number
 from vm.cells import SCHEMA, Cell, Matrix, Seen
 from vm.kernels import DEFAULT
 from vm.matrix import changes, merged, order, promises, recorded
@@ -156,3 +157,38 @@ def test_what_is_denied_has_to_fail() -> None:
 def test_a_driver_that_no_trip_was_on_has_promised_nothing() -> None:
     """AUFS is where nothing else is."""
     assert list(promises([promise("dump", "yes")])) == []
+
+
+def rows(page: str) -> dict[str, str]:
+    """Give the rows of a page by their first column."""
+    lines = [line.strip("| ") for line in page.splitlines() if line.startswith("| ")]
+    return {line.partition(" | ")[0]: line.partition(" | ")[2] for line in lines}
+
+
+def test_the_page_says_what_is_not_ok() -> None:
+    """One word where all steps went the same way, else each that did not; kernels are columns."""
+    worse = seen("5.10", *BARELY, *(trip("vfs", step, "ok") for step in STEPS))
+    better = seen("6.1", *WORKS, trip("vfs", "plan", "ok"), trip("vfs", "dump", "failed"))
+    page = rows(write_page(Matrix(kernels=(worse, better))))
+    assert page["overlay"] == "refused: W8 | ok"
+    assert page["overlay, without rseq"] == "ok"
+    assert page["vfs"] == "ok | dump failed"
+
+
+def test_the_page_has_the_quirks_that_some_kernel_shows() -> None:
+    """Each is linked to its note; one that no kernel shows is in the JSON alone."""
+    cells = [
+        Cell(group="quirk", subject="mapping-inode", check="overlay", result=result)
+        for result in ("seen", "no")
+    ]
+    hidden = Cell(group="quirk", subject="name-removed", check="vfs", result="no")
+    both = (seen("5.10", cells[0], hidden), seen("6.12", cells[1], hidden))
+    page = rows(write_page(Matrix(kernels=both)))
+    assert page["[mapping-inode](mapping-inode.md)"] == "overlay | seen | no"
+    assert not any("name-removed" in each for each in page)
+
+
+def test_the_newest_package_of_a_kernel() -> None:
+    """Versions are in names, and are compared as numbers."""
+    names = ["linux-image-6.1.0-9-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64"]
+    assert max(names, key=by_number) == names[1]

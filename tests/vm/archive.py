@@ -19,7 +19,7 @@ from vm.errors import VmError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Archive", "unpack"]
+__all__ = ["Archive", "by_number", "unpack"]
 
 _KEYS: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TARGETS: Final = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)"
@@ -43,7 +43,7 @@ class Archive:
         names = [each for each in self._names() if re.fullmatch(pattern, each)]
         if not names:
             raise VmError(f"no package of {self.suite} is called {pattern}")
-        return max(names, key=_by_number)
+        return max(names, key=by_number)
 
     def version(self, package: str) -> str:
         """Give the version that would be fetched."""
@@ -157,7 +157,8 @@ def _mirror() -> str:
     raise VmError("apt knows no archive of Debian", hint="see /etc/apt/sources.list.d")
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
+    """Give what names that hold versions are sorted by."""
     return [(int(each), "") if each.isdigit() else (-1, each) for each in re.split(r"(\d+)", name)]
 
 
