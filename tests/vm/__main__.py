@@ -53,7 +53,9 @@ _ENVIRONMENT: Final = (
     "MOUNTCR_REQUIRE=root,overlay,criu,unionfs,fuse-overlayfs,busybox,libmount"
 )
 
-_BAD: Final = ("FAILED", "failed", "wrong", "broken", "differs", "stands still")
+_BAD: Final = (
+    "FAILED", "failed", "wrong", "broken", "differs", "stands still", "dumped it all the same",
+)  # fmt: skip
 """What begins the results of cells that no run may have, committed or not."""
 
 

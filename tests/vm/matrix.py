@@ -141,31 +141,22 @@ def promises(cells: Iterable[Cell]) -> Iterator[Cell]:
 
 def _works(found: Mapping[tuple[str, str, str], Cell], driver: str, direction: str) -> str | None:
     """Say as doctor does what the round trips have shown: yes, partly or no; None if nothing."""
-    group = "round trip"
-    if direction == "dump":
-        full, bare = (
-            _is_ok(found, (group, each, "dump")) for each in (driver, f"{driver}, {BARE}")
-        )
-        plan = found.get((group, driver, "plan"))
-        if plan is None:
-            return None
-        return "yes" if full else "partly" if bare else "no"
-    subjects = (driver, f"{driver}, {BARE}", f"overlay to {driver}")
-    tried = [each for each in subjects if (group, each, "rebuild") in found]
+    subjects = [driver, f"{driver}, {BARE}"]
+    before = "plan"
+    if direction == "restore":
+        subjects.append(f"overlay to {driver}")
+        before = "rebuild"
+    tried = [each for each in subjects if ("round trip", each, before) in found]
+    worked = [each for each in tried if _is_ok(found.get(("round trip", each, direction)))]
     if not tried:
         return None
-    came_back = [each for each in tried if _is_ok(found, (group, each, "restore"))]
-    if not came_back:
-        return "no"
-    return (
-        "yes"
-        if driver in came_back or (group, f"{driver}, {BARE}", "plan") not in found
-        else "partly"
-    )
+    if driver in worked:
+        return "yes"
+    return "partly" if worked else "no"
 
 
-def _is_ok(found: Mapping[tuple[str, str, str], Cell], key: tuple[str, str, str]) -> bool:
-    return key in found and found[key].result == "ok"
+def _is_ok(cell: Cell | None) -> bool:
+    return cell is not None and cell.result == "ok"
 
 
 def _results(seen: Seen) -> dict[tuple[str, str, str], str]:

@@ -255,8 +255,11 @@ def _perform(trip: Trip, scratch: Path) -> Iterator[Cell]:
         trip.change(place.root)
         pid = place.start(environment=trip.environment)
         place.wait(lambda: place.count() > 2)
-        for step, outcome in _steps(trip, place, pid):
-            yield _cell(trip, step, outcome)
+        try:
+            for step, outcome in _steps(trip, place, pid):
+                yield _cell(trip, step, outcome)
+        except AssertionError as error:  # of a place: what does not come, or was complained of
+            yield _cell(trip, "trip", Outcome("failed", str(error)))
 
 
 class Outcome(NamedTuple):
