@@ -211,7 +211,7 @@ def test_a_nearest_group(tmp_path: Path) -> None:
 @pytest.mark.requires("overlay")
 def test_neither_is_cut(tmp_path: Path) -> None:
     """A path longer than PATH_MAX, and options longer than a page, are whole in both."""
-    needs("statmount", "listmount")
+    needs("statmount", "listmount", "fsconfig")
     base = tmpfs(tmp_path)
     layers = directories(base, *("layer" * 30 + str(number) for number in range(60)))
     (at,) = directories(base, "at")

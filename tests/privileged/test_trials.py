@@ -17,7 +17,7 @@ from mountcr.kernel.scratch import SCRATCH, in_scratch
 from mountcr.kernel.servers import find_servers
 from mountcr.operations.driver_trials import DRIVERS, try_driver
 from mountcr.paths import decode
-from scratch import NEW_CALLS, has, lack, tmpfs
+from scratch import NEW_CALLS, has, lack, needs, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mountcr.kernel.servers import Server
 
 BY_DESCRIPTOR: Final = {"lowerdir+", "datadir+", "layers by descriptor"}
+UNIONS: Final = ("unionfs", "fuse-overlayfs")
 WORD: Final = {"unionfs": "unionfs", "fuse-overlayfs": "fuse-overlayfs", "overlay": "overlay"}
 
 
@@ -45,6 +46,8 @@ def test_a_driver_that_this_machine_has(name: str, require: Callable[[str], str]
     """It is assembled, changed and read back."""
     if name in WORD:
         require(WORD[name])
+    if name in UNIONS:
+        needs("open_tree")
     assert tried(name).works
 
 
@@ -60,7 +63,7 @@ def test_a_driver_that_this_kernel_lacks() -> None:
     assert "--driver overlay" in attempt.hint
 
 
-@pytest.mark.parametrize("name", ["unionfs", "fuse-overlayfs"])
+@pytest.mark.parametrize("name", UNIONS)
 def test_a_union_whose_program_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is the reason."""
 
@@ -81,10 +84,11 @@ def test_without_the_new_calls() -> None:
         assert not tried(name).works
 
 
-@pytest.mark.parametrize("name", ["unionfs", "fuse-overlayfs"])
+@pytest.mark.parametrize("name", UNIONS)
 def test_a_server_that_cannot_be_watched(name: str, require: Callable[[str], str]) -> None:
     """Without pidfd_open(2) none is started, for it could not be ended; the reason is told."""
     require(name)
+    needs("open_tree")
     lack("pidfd_open")
     attempt = tried(name)
     assert not attempt.works

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import subprocess
 import tarfile
@@ -43,10 +42,7 @@ _WRITTEN: Final = ("scratch", "out")
 _OUTPUT: Final = 64 << 20
 """Bytes that the output of a command may have, as a tar."""
 
-_ENDS: Final = (
-    (re.compile(r"Kernel panic"), "panicked"),
-    (re.compile(r"Out of memory: Killed|Out of memory and no killable"), "ran out of memory"),
-)
+_PANIC: Final = "Kernel panic"
 
 
 class Disks(NamedTuple):
@@ -197,20 +193,24 @@ def _started(words: list[str]) -> Generator[subprocess.Popen[bytes]]:
 
 
 def _status(lines: list[str], token: str, guest: Guest, *, timed_out: bool) -> int:
-    for line in reversed(lines):
-        found = re.search(rf"vm: done {token} (\d+)$", line)
-        if found:
-            return int(found[1])
+    """Give the status of the command. Raises GuestError saying what became of the guest else."""
     last = tuple(deque(lines, _CONTEXT))
-    for line in lines:
-        for pattern, what in _ENDS:
-            if pattern.search(line):
-                raise GuestError(f"the guest {what}: {line.strip()}", last)
+    if killed := _after(f"vm: memory {token} ", lines):
+        raise GuestError(f"the guest ran out of memory: {killed}", last)
+    if status := _after(f"vm: done {token} ", lines):
+        return int(status)
+    if panic := next((line for line in lines if _PANIC in line), ""):
+        raise GuestError(f"the guest panicked: {panic.strip()}", last)
     if timed_out:
         raise GuestError(f"the guest did not end in {guest.limit:.0f} s", last)
     if not any(f"vm: begin {token}" in line for line in lines):
         raise GuestError("the guest did not get to its command", last)
     raise GuestError("the guest was off before its command had ended", last)
+
+
+def _after(mark: str, lines: list[str]) -> str:
+    """Give what stands behind a mark; a command may leave its last line without an end before."""
+    return next((line.partition(mark)[2] for line in lines if mark in line), "")
 
 
 def accelerator(kernel: Booted, disks: Disks, cache: Path) -> str:
