@@ -12,7 +12,7 @@ import pytest
 from mountcr.resolution.quirks import Quirk
 from vm.archive import by_number
 from vm.cells import SCHEMA, Cell, Matrix, Seen
-from vm.kernels import DEFAULT
+from vm.kernels import DEFAULT, Booted
 from vm.matrix import changes, merged, order, promises, recorded
 from vm.page import write_page
 from vm.rootfs import CHECKOUT
@@ -192,3 +192,17 @@ def test_the_newest_package_of_a_kernel() -> None:
     """Versions are in names, and are compared as numbers."""
     names = ["linux-image-6.1.0-9-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64"]
     assert max(names, key=by_number) == names[1]
+
+
+@pytest.mark.parametrize(
+    ("release", "series"),
+    [
+        ("6.12.117+deb13-cloud-amd64", "6.12"),
+        ("7.3-cloud-amd64", "7.3"),
+        ("5.10.0-32-amd64", "5.10"),
+    ],
+)
+def test_the_series_of_a_release(release: str, series: str) -> None:
+    """A row of the matrix has the first two numbers, whatever follows them."""
+    booted = Booted("newest", release, "", NOTES, NOTES)
+    assert booted.series == series

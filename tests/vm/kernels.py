@@ -58,7 +58,7 @@ class Booted(NamedTuple):
     @property
     def series(self) -> str:
         """The first two numbers of the release."""
-        return ".".join(self.release.split(".")[:2])
+        return ".".join(re.findall(r"\d+", self.release)[:2])
 
 
 def prepare(name: str, cache: Path) -> Booted:
