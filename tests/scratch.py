@@ -42,6 +42,7 @@ __all__ = [
     "mounted",
     "needs",
     "seen_inside",
+    "sleeper",
     "tmpfs",
 ]
 
@@ -131,6 +132,30 @@ def mounted(at: KPath) -> list[Mount]:
 
 
 @contextlib.contextmanager
+def sleeper(prepare: Callable[[], object], *, own: bool = True) -> Generator[int]:
+    """A process that prepares, in a mount namespace of its own if so wanted, and sleeps."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            if own:
+                syscalls.unshare(syscalls.CLONE_NEWNS)
+            prepare()
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.close(writer)
+        assert os.read(reader, 1) == b"x"
+        yield pid
+    finally:
+        os.close(reader)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
 def kept_namespace(prepare: Callable[[], object]) -> Generator[int]:
     """
     Give a descriptor of a mount namespace in which something was done, and then no process is.
@@ -142,24 +167,8 @@ def kept_namespace(prepare: Callable[[], object]) -> Generator[int]:
             nsfs.mount_namespace_info(own.fileno())
         except OSError:
             pytest.skip("this kernel does not tell all mount namespaces (Linux 6.12)")
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-            prepare()
-            os.write(writer, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writer)
-    try:
-        assert os.read(reader, 1) == b"x"
+    with sleeper(prepare) as pid:
         fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(reader)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
     try:
         yield fd
     finally:

@@ -24,8 +24,7 @@ from mountcr.observation import observe
 from mountcr.paths import encode
 from mountcr.resolution.files import ResolvedFile, resolve
 from mountcr.resolution.state import FileState
-from privileged.test_namespaces import sleeper
-from scratch import needs, tmpfs
+from scratch import needs, sleeper, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -21,10 +19,10 @@ from mountcr.observation.holders import holders_of
 from mountcr.overlayopts import OverlayOptions
 from mountcr.paths import KPath, decode, encode
 from mountcr.stack import Stack
-from scratch import directories, kept_namespace, tmpfs
+from scratch import directories, kept_namespace, sleeper, tmpfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
     from mountcr.target import Holder
@@ -48,29 +46,6 @@ def holders(stack: Stack) -> tuple[Holder, ...]:
     return holders_of(stack, with_servers_of_all(mountinfo.read()), unions_elsewhere())
 
 
-@contextlib.contextmanager
-def container(prepare: Callable[[], None]) -> Generator[int]:
-    """Have a process in a mount namespace of its own, where something was done."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-            prepare()
-            os.write(writer, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writer)
-    try:
-        assert os.read(reader, 1) == b"x"
-        yield pid
-    finally:
-        os.close(reader)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
 def test_a_layer_that_nobody_has(tmp_path: Path) -> None:
     """Nobody holds what is not mounted, nor what is mounted with another upper."""
     base = tmpfs(tmp_path)
@@ -84,7 +59,7 @@ def test_a_layer_that_nobody_has(tmp_path: Path) -> None:
 def test_in_another_namespace(tmp_path: Path) -> None:
     """With the process that is there, its name and the mountpoint as it is there."""
     at, stack = stack_on(tmpfs(tmp_path))
-    with container(lambda: mount(at, stack)) as pid:
+    with sleeper(lambda: mount(at, stack)) as pid:
         (found,) = holders(stack)
         with open("/proc/self/comm", encoding="utf-8") as file:
             command = file.read().strip()
@@ -104,7 +79,7 @@ def test_by_another_path(tmp_path: Path) -> None:
         text = f"lowerdir={other}/lower,{places}"
         syscalls.mount(b"overlay", decode(at), b"overlay", 0, text.encode())
 
-    with container(elsewhere) as pid:
+    with sleeper(elsewhere) as pid:
         assert [each.pid for each in holders(stack)] == [pid]
 
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,36 +15,10 @@ from mountcr.observation.namespaces import observe_namespace, observe_namespaces
 from mountcr.observation.places import Places
 from mountcr.observation.tasks import task
 from mountcr.paths import KPath, decode, encode, join
-from scratch import HOSTILE, directories, tmpfs
+from scratch import HOSTILE, directories, sleeper, tmpfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     from mountcr.model import Mount
-
-
-@contextmanager
-def sleeper(prepare: Callable[[], object], *, own: bool = True) -> Generator[int]:
-    """A process that prepares, in a mount namespace of its own if so wanted, and sleeps."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            if own:
-                syscalls.unshare(syscalls.CLONE_NEWNS)
-            prepare()
-            os.write(writer, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
-    try:
-        os.close(writer)
-        assert os.read(reader, 1) == b"x"
-        yield pid
-    finally:
-        os.close(reader)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def at(mounts_: tuple[Mount, ...], place: KPath) -> list[Mount]:

@@ -14,8 +14,7 @@ from mountcr.observation.namespaces import observe_namespace
 from mountcr.observation.places import Places
 from mountcr.observation.tasks import namespaces, task
 from mountcr.paths import encode
-from privileged.test_namespaces import sleeper
-from scratch import tmpfs
+from scratch import sleeper, tmpfs
 
 if TYPE_CHECKING:
     from pathlib import Path
