@@ -31,9 +31,7 @@ __all__ = [
     "candidates",
     "check",
     "examining",
-    "has_feature",
     "identify",
-    "locate",
     "parse_version",
     "probe",
     "require",
@@ -66,11 +64,6 @@ def candidates() -> tuple[str, ...]:
     found = [f"{prefix}/bin/criu" for prefix in prefixes if prefix]
     in_path = programs.which("criu")
     return tuple(dict.fromkeys([*found, in_path] if in_path else found))
-
-
-def locate() -> tuple[str, ...]:
-    """Give the command of the first candidate that prints its version; empty if there is none."""
-    return identify().command
 
 
 def identify() -> Criu:
@@ -174,32 +167,26 @@ def check() -> Criu:
     return criu
 
 
-def has_feature(command: Sequence[str], name: str) -> bool:
+class Examined(NamedTuple):
     """
-    Tell whether CRIU finds a feature of this kernel, `criu check --feature NAME`.
+    A CRIU with its complaint, if any, and whether it found each of some features.
 
     False also for a name that this CRIU does not know: it cannot use what it does not know.
     """
-    return ask([*command, "check", "--feature", name])[0] == 0
-
-
-class Examined(NamedTuple):
-    """A CRIU with its complaint, if any, and whether it found each of some features."""
 
     criu: Criu
     features: dict[str, bool]
 
 
 @contextlib.contextmanager
-def examining(features: Sequence[str]) -> Generator[Callable[[], Examined]]:
+def examining(found: Criu, features: Sequence[str]) -> Generator[Callable[[], Examined]]:
     """
-    Ask the CRIU of this host whether it is content and what it finds, beside what a block does.
+    Ask a CRIU that was identified whether it is content and what it finds, beside a block.
 
     Gives a function that waits for the answers. Each question takes CRIU 0.05 to 0.1 s, all of
     them are asked at once. At the end of the block no CRIU runs any more; keys of the terminal do
     not reach it.
     """
-    found = identify()
     check = [*found.command, "check"]
     questions = {"": check, **{each: [*check, "--feature", each] for each in features}}
     asked = {name: _Asked(words) for name, words in questions.items() if found.command}

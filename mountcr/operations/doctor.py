@@ -59,9 +59,10 @@ def examine() -> DoctorDocument:
 def tried() -> Tried:
     """Try everything on this host."""
     privileges = read_privileges()
-    with binary.examining(tuple(CRIU_FEATURES)) as answers:
-        mounted = _mounted()
-        trials = tuple(_trials(binary.locate(), mounted))
+    criu = binary.identify()
+    with binary.examining(criu, tuple(CRIU_FEATURES)) as answers:
+        mounted = _mounted(criu.command)
+        trials = tuple(_trials(criu.command, mounted))
         features = probe().features | {"overlay": mounted.drivers["overlay"].works}
         examined = answers()
     return Tried(
@@ -93,9 +94,9 @@ class _Mounted(Record, frozen=True, kw_only=True):
     failed: str = ""
 
 
-def _mounted() -> _Mounted:
+def _mounted(command: Sequence[str]) -> _Mounted:
     try:
-        return in_scratch(_mount)
+        return in_scratch(lambda: _mount(command))
     except MountcrError as error:
         attempt = Attempt(works=False, said=error.message, hint=error.hint or "")
     except OSError as error:
@@ -103,17 +104,16 @@ def _mounted() -> _Mounted:
     return _Mounted(drivers=dict.fromkeys(DRIVERS, attempt), failed=attempt.said)
 
 
-def _mount() -> _Mounted:
+def _mount(command: Sequence[str]) -> _Mounted:
     return _Mounted(
         drivers={name: try_driver(name, SCRATCH) for name in DRIVERS},
         options=probe_overlay_options(decode(SCRATCH)),
-        cpuinfo=_dump_cpuinfo(),
+        cpuinfo=_dump_cpuinfo(command),
     )
 
 
-def _dump_cpuinfo() -> bytes:
+def _dump_cpuinfo(command: Sequence[str]) -> bytes:
     """Have CRIU write what it sees of the processor; empty where it cannot."""
-    command = binary.locate()
     if not command:
         return b""
     status, _ = binary.ask([*command, "cpuinfo", "dump", "--images-dir", SCRATCH])

@@ -14,6 +14,7 @@ import enosys
 from mountcr.criu import binary
 from mountcr.kernel.pagemap import has_guards
 from mountcr.kernel.rseq import probe_rseq
+from mountcr.model import Criu
 from programs import ARCHITECTURE, MADVISE, MMAP, program
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ MEMORY = (MMAP, SCRATCH, 0x10000, 3, 0x32, -1, 0)
 @pytest.mark.requires("criu")
 def test_criu_asks_the_same(require: Callable[[str], str]) -> None:
     """The kernel tells a tracer of rseq where CRIU finds that it does."""
-    assert probe_rseq() == {"get_rseq_conf": binary.has_feature([require("criu")], "get_rseq_conf")}
+    with binary.examining(Criu(command=(require("criu"),)), ("get_rseq_conf",)) as answers:
+        assert probe_rseq() == answers().features
 
 
 @pytest.mark.skipif(os.uname().machine != ARCHITECTURE, reason=f"a number of {ARCHITECTURE}")

@@ -55,12 +55,12 @@ def test_order(
     program: Callable[[str, str], tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """$MOUNTCR_CRIU, then the prefix, the default prefix, PATH."""
-    assert binary.locate() == ()
+    assert binary.identify().command == ()
     for place in ("path", "default", "prefix", "named"):
         command = program(place, VERSION)
         if place == "named":
             monkeypatch.setenv("MOUNTCR_CRIU", command[0])
-        assert binary.locate() == command
+        assert binary.identify().command == command
 
 
 def test_one_that_does_not_run_is_passed_over(
@@ -69,7 +69,7 @@ def test_one_that_does_not_run_is_passed_over(
     """A candidate that cannot print its version is not taken, if another one can."""
     program("prefix", "exit 127")
     command = program("path", VERSION)
-    assert binary.locate() == command
+    assert binary.identify().command == command
 
 
 def test_a_named_one_is_the_only_one(
@@ -154,5 +154,7 @@ def test_the_real_one(require: Callable[[str], str], monkeypatch: pytest.MonkeyP
     criu = binary.require()
     assert criu.problem == ""
     assert int(criu.version.partition(".")[0]) >= 3
-    assert binary.has_feature(criu.command, "mnt_id")
-    assert not binary.has_feature(criu.command, "no_such_feature")
+    with binary.examining(criu, ("mnt_id", "no_such_feature")) as answers:
+        features = answers().features
+    assert features["mnt_id"]
+    assert not features["no_such_feature"]
