@@ -8,6 +8,7 @@ not touched. The archive is the one of the host's own configuration, asked for w
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
@@ -19,10 +20,19 @@ from vm.errors import VmError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Archive", "by_number", "unpack"]
+__all__ = ["Archive", "by_number", "open_archive", "unpack"]
 
 _KEYS: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TARGETS: Final = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)"
+
+
+_FIELD: Final = re.compile(r"^(Package|Version): *(\S+)", re.MULTILINE)
+
+
+@functools.cache
+def open_archive(suite: str, cache: Path) -> Archive:
+    """Give the archive of a suite, whose lists are fetched once in a process."""
+    return Archive(suite, cache / "apt")
 
 
 class Archive:
@@ -47,12 +57,17 @@ class Archive:
 
     def version(self, package: str) -> str:
         """Give the version that would be fetched."""
+        return self.versions([package])[package]
+
+    def versions(self, packages: Sequence[str]) -> dict[str, str]:
+        """Give the versions that would be fetched, by package. Raises VmError if one has none."""
         self._update()
-        shown = self._apt("apt-cache", "show", "--no-all-versions", package)
-        found = re.search(r"^Version: *(\S+)", shown, re.MULTILINE)
-        if not found:
-            raise VmError(f"{self.suite} has no version of {package}")
-        return found[1]
+        shown = self._apt("apt-cache", "show", "--no-all-versions", *packages)
+        stanzas = (dict(_FIELD.findall(each)) for each in shown.split("\n\n") if each.strip())
+        found = {each["Package"]: each["Version"] for each in stanzas}
+        if missing := set(packages) - found.keys():
+            raise VmError(f"{self.suite} has no version of {', '.join(sorted(missing))}")
+        return found
 
     def fetch(self, packages: Sequence[str], *, dependencies: bool = False) -> list[Path]:
         """

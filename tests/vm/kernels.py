@@ -13,12 +13,14 @@ import shutil
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vm import initramfs
-from vm.archive import Archive, unpack
+from vm.archive import open_archive, unpack
 from vm.errors import VmError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from vm.archive import Archive
 
 __all__ = ["DEFAULT", "KERNELS", "Booted", "Kernel", "prepare"]
 
@@ -68,7 +70,7 @@ def prepare(name: str, cache: Path) -> Booted:
     Raises VmError for a series that is not known or not to be had.
     """
     kernel = _find(name, cache)
-    archive = Archive(kernel.suite, cache / "apt")
+    archive = open_archive(kernel.suite, cache)
     packages = [archive.newest(pattern) for pattern in kernel.packages]
     version = archive.version(packages[0])
     ready = cache / "kernels" / f"{packages[0]}_{version.replace(':', '%3a')}_{initramfs.key()}"
@@ -88,7 +90,7 @@ def _find(name: str, cache: Path) -> Kernel:
         if kernel.packages == _SPLIT and re.fullmatch(r"7\.\d+", name):
             packages = tuple(each.replace(r"7\.\d+", re.escape(name)) for each in _SPLIT)
             with contextlib.suppress(VmError):
-                Archive(kernel.suite, cache / "apt").newest(packages[0])
+                open_archive(kernel.suite, cache).newest(packages[0])
                 return kernel._replace(packages=packages)
     raise VmError(f"no kernel {name!r}", hint=f"there are {', '.join(KERNELS)}, and 7.2 and so on")
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vm.archive import Archive, unpack
+from vm.archive import open_archive, unpack
 from vm.errors import VmError
 from vm.initramfs import GUEST
 
@@ -68,12 +68,10 @@ def prepare_root(cache: Path) -> Root:
 
     Raises VmError.
     """
-    archive = Archive(_SUITE, cache / "apt")
-    older = Archive(_OLDER_SUITE, cache / "apt")
-    versions = [f"{each}={archive.version(each)}" for each in _PACKAGES]
-    versions += [f"{each}={older.version(each)}" for each in _OLDER_PACKAGES]
+    archive, older = open_archive(_SUITE, cache), open_archive(_OLDER_SUITE, cache)
+    versions = archive.versions(_PACKAGES) | older.versions(_OLDER_PACKAGES)
     lock = (CHECKOUT / "requirements-tests.lock").read_bytes()
-    content = "\n".join(versions).encode() + lock + Path(__file__).read_bytes()
+    content = repr(sorted(versions.items())).encode() + lock + Path(__file__).read_bytes()
     ready = cache / f"root-{hashlib.sha256(content).hexdigest()[:16]}"
     if not ready.exists():
         partial = ready.with_name(f"{ready.name}.new")
