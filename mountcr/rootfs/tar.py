@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import tarfile
 import tempfile
-import zlib
 from decimal import Decimal, DecimalException
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, cast
 
-from mountcr.errors import CapabilityError, RefusedError
+from mountcr.compression import (
+    MAGIC,
+    Compression,
+    DamagedStreamError,
+    compression_of,
+    decompressed,
+)
+from mountcr.errors import RefusedError
 from mountcr.model import InodeType
 from mountcr.paths import decode, encode
 from mountcr.rootfs.copying import Copier
@@ -35,10 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "TarTree"]
 
 _BLOCK: Final = 512
-_CHUNK: Final = 1 << 20
-
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 _SAME: Final = "surrogateescape"
 
@@ -164,16 +165,14 @@ class TarTree:
         """Open the archive, decompressed."""
         file = open(decode(self.path), "rb")  # noqa: SIM115 - close() does
         try:
-            magic = file.read(4)
+            compression = compression_of(file.read(MAGIC))
             file.seek(0)
-            if magic.startswith(_GZIP):
-                return self._unpacked(file, _gunzip(file))
-            if magic == _ZSTD:
-                return self._unpacked(file, _unzstd(file))
+            if compression is Compression.NONE:
+                return file
+            return self._unpacked(file, decompressed(file, compression))
         except BaseException:
             file.close()
             raise
-        return file
 
     def _unpacked(self, packed: IO[bytes], chunks: Iterator[bytes]) -> IO[bytes]:
         most = min(self._limits.size, os.fstat(packed.fileno()).st_size * self._limits.ratio)
@@ -187,9 +186,9 @@ class TarTree:
                 whole.write(chunk)
             whole.flush()
             whole.seek(0)
-        except (zlib.error, EOFError, _ZstdError) as error:
+        except DamagedStreamError as error:
             whole.close()
-            self._refuse(f"it is damaged: {error}")
+            self._refuse(f"it is damaged: {error.message}")
         except BaseException:
             whole.close()
             raise
@@ -410,42 +409,3 @@ def _with(inode: Inode, **fields: object) -> Inode:
     import msgspec
 
     return msgspec.structs.replace(inode, **fields)
-
-
-class _ZstdError(Exception):
-    """A zstd stream is damaged."""
-
-
-def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
-    """Decompress gzip, whose members may come one after the other (RFC 1952, 2.2)."""
-    stream = zlib.decompressobj(wbits=31)
-    while data := file.read(_CHUNK):
-        while data:
-            if stream.eof:
-                if not data.strip(b"\0"):
-                    break
-                stream = zlib.decompressobj(wbits=31)
-            yield stream.decompress(data, _CHUNK)
-            data = stream.unconsumed_tail or stream.unused_data
-    if not stream.eof:
-        raise EOFError("the compressed data end too early")
-
-
-def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
-    """Decompress zstd, whose frames may come one after the other (RFC 8878, 3)."""
-    try:
-        # PY314: always compression.zstd once 3.13 is dropped.
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
-    except ImportError:
-        msg = "this layer is compressed with zstd, which this Python cannot read"
-        hint = "install backports.zstd, or decompress it: zstd -d"
-        raise CapabilityError(msg, probe="import compression.zstd", hint=hint) from None
-    try:
-        with zstd.ZstdFile(file) as stream:
-            while data := stream.read(_CHUNK):
-                yield data
-    except zstd.ZstdError as error:
-        raise _ZstdError(str(error)) from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.model import InodeType
 from mountcr.paths import decode
@@ -23,12 +23,13 @@ from mountcr.rootfs.tree import Content, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mountcr.compression import Output
     from mountcr.paths import KPath
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Entry, Raw
     from mountcr.rootfs.inode import Inode
 
-__all__ = ["Archived", "Output", "write_tar"]
+__all__ = ["Archived", "write_tar"]
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
@@ -46,14 +47,6 @@ _HARD_LINK: Final = b"1"
 _EXTENDED: Final = b"x"
 
 _SECOND: Final = 10**9
-
-
-class Output(Protocol):
-    """A file that is written from its beginning to its end."""
-
-    def write(self, data: bytes | memoryview, /) -> int | None:
-        """Write all of it."""
-        ...
 
 
 class Archived(NamedTuple):
