@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -14,26 +13,22 @@ from mountcr.operations.leftovers import recorded
 from mountcr.paths import KPath, decode, encode, is_beneath
 from mountcr.rootfs.changes import changes
 from mountcr.rootfs.dialect import get_dialect
+from mountcr.rootfs.opened import OCI, is_tar, opened
 from mountcr.rootfs.partial import Partial
-from mountcr.rootfs.tree import Directories, DirectoryTree, shown
-from mountcr.rootfs.view import View
+from mountcr.rootfs.tree import shown
 from mountcr.rootfs.writer import write
+from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Dialect, Entry, Layer, Listing, Marked
     from mountcr.rootfs.tarwriter import Archived
-    from mountcr.rootfs.tree import Tree
 
 __all__ = ["CONVERT_SCHEMA", "ConvertResult", "convert"]
 
 CONVERT_SCHEMA: Final = "mountcr/convert/1"
-
-OCI: Final = "oci"
-"""The dialect whose layers are tars."""
-
 
 _TAR: Final = b"layer.tar"
 
@@ -79,13 +74,15 @@ def convert(
     never changed.
     """
     began = time.monotonic()
-    reader, writer = get_dialect(source), get_dialect(target)
+    get_dialect(source)
+    writer = get_dialect(target)
     for each in (layer, *lowers):
         _check_layer(each, source)
     for each in data:
         _check_layer(each)
     _check_output(output, (layer, *lowers, *data))
-    with _opened(reader, layer, lowers, data) as view:
+    stored = [StoredLayer(path=each, dialect=source) for each in (layer, *lowers)]
+    with opened(stored, data) as view:
         top = view.layers[0]
         entries = changes(top, view.below()) if lowers or data else changes(_Alone(top), None)
         counted = _Counted(entries)
@@ -153,7 +150,7 @@ def _check_layer(path: KPath, dialect: str = "") -> None:
     """Refuse what is no layer."""
     if not os.path.lexists(decode(path)):
         raise NotFoundError(f"no such layer: {path}", hint="name the directory of a layer")
-    if not os.path.isdir(decode(path)) and not _is_tar(dialect, path):
+    if not os.path.isdir(decode(path)) and not is_tar(StoredLayer(path=path, dialect=dialect)):
         msg = f"layer {path} is not a directory"
         raise UsageError(msg, hint=f"only a layer in {OCI} may be a tar file")
 
@@ -172,30 +169,6 @@ def _check_output(output: KPath, layers: Iterable[KPath]) -> None:
         if is_beneath(real, encode(os.path.realpath(decode(each)))):
             msg = f"{output} lies in layer {each}"
             raise UsageError(msg, hint="layers are not written into; name another place")
-
-
-@contextlib.contextmanager
-def _opened(
-    dialect: Dialect, layer: KPath, lowers: Sequence[KPath], data: Sequence[KPath]
-) -> Generator[View]:
-    """Open the layers for a block, the lowest first: a tar may name files of those below."""
-    directories = Directories()
-    with contextlib.ExitStack() as stack:
-        below = View((), [stack.enter_context(DirectoryTree(path, directories)) for path in data])
-        for path in reversed((layer, *lowers)):
-            tree: Tree
-            if _is_tar(dialect.name, path):
-                from mountcr.rootfs.tar import TarTree  # what most conversions have no use for
-
-                tree = stack.enter_context(TarTree(path, below if below.layers else None))
-            else:
-                tree = stack.enter_context(DirectoryTree(path, directories))
-            below = View((dialect.layer(tree), *below.layers), below.data)
-        yield below
-
-
-def _is_tar(dialect: str, path: KPath) -> bool:
-    return dialect == OCI and os.path.isfile(decode(path))
 
 
 def _write(
