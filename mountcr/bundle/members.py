@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The members of an archive that comes from anywhere: regular files with plain names, and no others.
+
+A bundle, and the checkpoints of other tools, are tars of files that their reader looks for by name.
+Nothing in them is a link, a device or a name that leads elsewhere, so nothing of that is believed,
+and nothing is written here: a reader gets names, sizes and contents, one after the other. The root
+file systems are tars in them, and read by `mountcr.rootfs.tar`.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from mountcr.paths import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mountcr.bundle.limits import Limits
+    from mountcr.bundle.stream import Stream
+
+__all__ = ["Content", "Member", "Members", "is_plain"]
+
+_COMPONENT: Final = 255
+"""NAME_MAX of every file system that matters."""
+
+_PLAIN: Final = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE})
+
+_TYPES: Final = {
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.FIFOTYPE: "a FIFO",
+    tarfile.CONTTYPE: "a contiguous file",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+
+
+class Member(NamedTuple):
+    """A regular file in an archive: its name from the top, without `.` and `..`, and its size."""
+
+    name: str
+    size: int
+
+
+class Content(Protocol):
+    """What a member holds; read before the next one is asked for, or passed over."""
+
+    def some(self) -> memoryview:
+        """Give a piece of what is left, empty at the end."""
+        ...
+
+
+class Members:
+    """
+    The members of an archive, in their order.
+
+    Iterating raises RefusedError naming the member and the rule that it breaks, and OSError of the
+    file. `shown` is what errors call the archive.
+    """
+
+    def __init__(self, stream: Stream, limits: Limits) -> None:
+        self.shown = stream.shown
+        self._stream = stream
+        self._limits = limits
+        self._names: set[str] = set()
+
+    def __iter__(self) -> Iterator[tuple[Member, Content]]:
+        """Give each file with its content; directories only hold a place and are passed over."""
+        try:
+            # An uncompressed tar by its interface: the stream has decompressed it, and cannot seek.
+            with tarfile.open(
+                fileobj=self._stream,  # type: ignore[call-overload]  # as much as is needed
+                mode="r:",
+                encoding="utf-8",
+                errors="surrogateescape",
+            ) as archive:
+                while (info := archive.next()) is not None:
+                    archive.members.clear()  # it would keep all that there were
+                    if info.isdir():
+                        self._name(info)
+                        continue
+                    member = self._member(info)
+                    yield member, _Content(self._stream, info.offset_data, member)
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+            self._stream.refuse(f"it is no tar, or damaged: {error}", "tar")
+        self._end()
+
+    def _end(self) -> None:
+        """See that the archive ends as a tar does, and that nothing follows."""
+        if not self._stream.last or self._stream.last.strip(b"\0"):
+            self._stream.refuse(f"it is damaged or cut off at byte {self._stream.tell()}", "tar")
+        while piece := self._stream.some(1 << 20):
+            if bytes(piece).strip(b"\0"):
+                self._stream.refuse("something follows the end of the archive", "tar")
+
+    def _member(self, info: tarfile.TarInfo) -> Member:
+        name = self._name(info)
+        if info.type not in _PLAIN or info.issparse() or _is_sparse(info):
+            kind = _TYPES.get(info.type, f"of type {info.type!r}")
+            kind = "a sparse file" if info.issparse() or _is_sparse(info) else kind
+            self._stream.refuse(f"{shown(name)} is {kind}", "types of members")
+        return Member(name, info.size)
+
+    def _name(self, info: tarfile.TarInfo) -> str:
+        """Give the name as a path from the top, which nothing had before."""
+        name = "/".join(part for part in info.name.split("/") if part not in {"", "."})
+        if info.name.startswith("/") or not is_plain(name, self._limits.name):
+            if info.isdir() and not name and not info.name.startswith("/"):
+                return name  # the top itself
+            self._stream.refuse(f"a member is called {shown(info.name)}", "names of members")
+        if name in self._names:
+            self._stream.refuse(f"{shown(name)} is there twice", "duplicate members")
+        self._names.add(name)
+        if len(self._names) > self._limits.members:
+            self._stream.refuse(f"it has more than {self._limits.members} members", "members")
+        return name
+
+
+def _is_sparse(info: tarfile.TarInfo) -> bool:
+    return any(key.startswith("GNU.sparse") for key in info.pax_headers)
+
+
+def is_plain(name: str, most: int) -> bool:
+    """Tell whether a name leads from the top to a file below it, and can be shown."""
+    parts = name.split("/")
+    return (
+        0 < len(name.encode("utf-8", "surrogateescape")) <= most
+        and name.isprintable()
+        and not any(part in {"", ".", ".."} for part in parts)
+        and all(len(part.encode("utf-8", "surrogateescape")) <= _COMPONENT for part in parts)
+    )
+
+
+def shown(name: str) -> str:
+    """Spell a name of an archive on one line, not too long."""
+    whole = encode(name.encode("utf-8", "surrogateescape")[:120])
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in whole) or "''"
+
+
+class _Content:
+    """The content of one member, while the stream stands in it."""
+
+    def __init__(self, stream: Stream, offset: int, member: Member) -> None:
+        self._stream = stream
+        self._member = member
+        self._end = offset + member.size
+        stream.seek(offset)
+
+    def some(self) -> memoryview:
+        """Give a piece of what is left, empty at the end."""
+        left = self._end - self._stream.tell()
+        if left <= 0:
+            return memoryview(b"")
+        piece = self._stream.some(left)
+        if not piece:
+            self._stream.refuse(f"it ends in the middle of {shown(self._member.name)}", "tar")
+        return piece

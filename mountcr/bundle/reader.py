@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Bundles, read: the document first, then members that are what it says of them, or an error.
+
+A bundle comes from anywhere. Nothing here writes; what is given was compared with the digests of
+the document by the time that its content has been read to the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Final
+
+from mountcr.bundle.document import MANIFEST, SIGNATURE, Bundle, parse
+from mountcr.bundle.limits import Limits
+from mountcr.bundle.members import Member, Members, is_plain, shown
+from mountcr.bundle.stream import Stream
+from mountcr.errors import DocumentError, NotFoundError, RefusedError, VerificationError
+from mountcr.kernel.beneath import open_beneath
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from mountcr.bundle.document import Digested
+    from mountcr.bundle.members import Content
+
+__all__ = ["STANDARD", "Reader", "is_bundle", "opened", "opened_members", "whole"]
+
+STANDARD: Final = "-"
+"""Stands for standard input and output."""
+
+_PIECE: Final = 1 << 20
+
+
+class Reader:
+    """
+    A bundle that is being read.
+
+    `text` are the bytes of its document, `digest` their SHA-256 in hexadecimal, which stands for
+    the bundle, `signature` that of it if there is one.
+    """
+
+    def __init__(
+        self, name: str, members: Iterator[tuple[Member, Content]], limits: Limits
+    ) -> None:
+        self.shown = name
+        self._members = members
+        first = next(members, None)
+        if first is None or first[0].name != MANIFEST:
+            msg = f"{name} is no bundle of mountcr: it does not begin with {MANIFEST}"
+            raise DocumentError(msg, hint="`mountcr export` writes bundles")
+        self.text = whole(*first, limits.document, name)
+        self.digest = hashlib.sha256(self.text).hexdigest()
+        self.bundle: Bundle = parse(self.text, name)
+        self._wanted = self.bundle.digested()
+        _check_names(self.bundle.members, name, limits)
+        self.signature: bytes | None = None
+        self._next = next(members, None)
+        if self._next is not None and self._next[0].name == SIGNATURE:
+            self.signature = whole(*self._next, _PIECE, name)
+            self._next = next(members, None)
+
+    def members(self) -> Iterator[tuple[Member, Content]]:
+        """
+        Give the members behind the document, in their order; once.
+
+        Raises RefusedError for one that the document does not name, and VerificationError for one
+        that is not what it says of it: when its content was read to the end, or is not there when
+        all were given.
+        """
+        missing = dict(self._wanted)
+        while self._next is not None:
+            member, content = self._next
+            digested = missing.pop(member.name, None)
+            if digested is None:
+                msg = f"{self.shown}: {shown(member.name)} is not named by {MANIFEST}"
+                raise RefusedError(f"{msg} (rule: unknown members)", hint="export it again")
+            if digested.size != member.size:
+                raise self._differs(member.name, f"has {member.size} bytes, not {digested.size}")
+            yield member, _Checked(content, digested, self)
+            self._next = next(self._members, None)
+        for name in missing:
+            raise self._differs(name, "is missing")
+
+    def _differs(self, name: str, what: str) -> VerificationError:
+        line = f"{shown(name)} {what}"
+        msg = f"{self.shown}: {line} (rule: digests)"
+        hint = "the bundle is damaged or was changed; fetch it again"
+        return VerificationError(msg, [line], hint=hint)
+
+    def differs(self, digested: Digested) -> VerificationError:
+        """Give the error for a member whose content is another one."""
+        return self._differs(digested.name, "is not what the document says: its SHA-256 differs")
+
+
+class _Checked:
+    """Content that is hashed while it is read, and compared at its end."""
+
+    def __init__(self, content: Content, digested: Digested, reader: Reader) -> None:
+        self._content = content
+        self._digested = digested
+        self._reader = reader
+        self._hash = hashlib.sha256()
+
+    def some(self) -> memoryview:
+        piece = self._content.some()
+        if piece:
+            self._hash.update(piece)
+        elif self._hash.hexdigest() != self._digested.sha256:
+            raise self._reader.differs(self._digested)
+        return piece
+
+
+def whole(member: Member, content: Content, most: int, name: str) -> bytes:
+    """Give all of a member. Raises RefusedError where it has more than so many bytes."""
+    if member.size > most:
+        msg = f"{name}: {shown(member.name)} has {member.size} bytes, more than {most}"
+        raise RefusedError(f"{msg} (rule: size of documents)", hint="make the archive anew")
+    parts = []
+    while piece := content.some():
+        parts.append(bytes(piece))
+    return b"".join(parts)
+
+
+def _check_names(members: Iterable[Digested], name: str, limits: Limits) -> None:
+    for each in members:
+        if not is_plain(each.name, limits.name) or each.name in {MANIFEST, SIGNATURE}:
+            msg = f"{name}: {MANIFEST} names a member {shown(each.name)} (rule: names of members)"
+            raise RefusedError(msg, hint="make the archive anew")
+
+
+# --- Where they are -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def opened(
+    path: str, *, limits: Limits | None = None, count: Callable[[int], None] | None = None
+) -> Generator[Reader]:
+    """
+    Open a bundle for a block: a file, a directory, or `-` for standard input.
+
+    `count` is told how many bytes of a file were read. Raises NotFoundError where nothing is there,
+    DocumentError for what is no bundle, RefusedError for an archive that breaks a rule, OSError.
+    """
+    limits = limits or Limits()
+    with opened_members(path, limits=limits, count=count) as (name, members):
+        yield Reader(name, members, limits)
+
+
+def is_bundle(path: str) -> bool:
+    """
+    Tell whether a file or directory begins as a bundle does; RefusedError for a hostile archive.
+
+    A file that is no archive at all is none.
+    """
+    if os.path.isdir(path):
+        return os.path.isfile(os.path.join(path, MANIFEST))
+    with opened_members(path) as (_, members):
+        first = next(members, None)
+        return first is not None and first[0].name == MANIFEST
+
+
+@contextlib.contextmanager
+def opened_members(
+    path: str, *, limits: Limits | None = None, count: Callable[[int], None] | None = None
+) -> Generator[tuple[str, Iterator[tuple[Member, Content]]]]:
+    """Open any archive of members for a block and give what errors call it, and its members."""
+    limits = limits or Limits()
+    if path == STANDARD:
+        name = "standard input"
+        yield name, iter(Members(Stream(sys.stdin.buffer, name, limits), limits))
+        return
+    name = shown(path)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise NotFoundError(f"no such file or directory: {name}", hint="name a bundle") from None
+    if stat.S_ISDIR(found.st_mode):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield name, _in_directory(fd, name, limits)
+        finally:
+            os.close(fd)
+        return
+    with open(path, "rb", buffering=0) as file:
+        source = _Told(file, count) if count else file
+        yield name, iter(Members(Stream(source, name, limits), limits))
+
+
+class _Told:
+    """A file, and who is told how much of it was read."""
+
+    def __init__(self, file: object, count: Callable[[int], None]) -> None:
+        self._file = file
+        self._count = count
+
+    def read(self, size: int, /) -> bytes:
+        data: bytes = self._file.read(size)  # type: ignore[attr-defined]
+        self._count(len(data))
+        return data
+
+
+def _in_directory(fd: int, name: str, limits: Limits) -> Iterator[tuple[Member, Content]]:
+    """Give the members of a directory, the document and its signature first."""
+    names = sorted(_names(fd, name, limits))
+    for first in (SIGNATURE, MANIFEST):
+        if first in names:
+            names.remove(first)
+            names.insert(0, first)
+    for each in names:
+        file = _open_member(fd, each, name)
+        try:
+            yield Member(each, os.fstat(file).st_size), _FileContent(file)
+        finally:
+            os.close(file)
+
+
+def _names(fd: int, name: str, limits: Limits) -> Iterator[str]:
+    """Give the files in a directory and in the directories there."""
+    count = 0
+    for parent in ("", *sorted(os.listdir(fd))):
+        try:
+            directory = open_beneath(fd, os.fsencode(parent or "."), os.O_RDONLY | os.O_DIRECTORY)
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            msg = f"{name}: {shown(parent)} is no directory of it (rule: types of members)"
+            raise RefusedError(msg, hint=error.strerror) from error
+        try:
+            for each in os.listdir(directory):
+                whole_name = f"{parent}/{each}" if parent else each
+                found = os.stat(each, dir_fd=directory, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode) and not parent:
+                    continue
+                count += 1
+                if not is_plain(whole_name, limits.name) or count > limits.members:
+                    msg = f"{name}: a member is called {shown(whole_name)} (rule: names of members)"
+                    raise RefusedError(msg, hint="make the bundle anew")
+                yield whole_name
+        finally:
+            os.close(directory)
+
+
+def _open_member(fd: int, name: str, where: str) -> int:
+    try:
+        file = open_beneath(fd, os.fsencode(name), os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        msg = f"{where}: {shown(name)} is no file of it (rule: types of members)"
+        raise RefusedError(msg, hint=error.strerror) from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        msg = f"{where}: {shown(name)} is no regular file (rule: types of members)"
+        raise RefusedError(msg, hint="make the bundle anew")
+    return file
+
+
+class _FileContent:
+    """The content of an open file, from its beginning."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def some(self) -> memoryview:
+        return memoryview(os.read(self._fd, _PIECE))

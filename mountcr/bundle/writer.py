@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Bundles, written: as a tar, compressed or not, or as a directory of the same members.
+
+What a member holds is written twice by whoever has it: to be measured, because the document comes
+first and has all digests, and into the bundle. So no copy is made of anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import tarfile
+import threading
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
+
+from mountcr.bundle.document import MANIFEST, SIGNATURE, Digested
+from mountcr.compression import compressed
+from mountcr.errors import MountcrError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mountcr.compression import Level, Output
+
+__all__ = [
+    "DirectorySink",
+    "Measured",
+    "Part",
+    "Sink",
+    "TarSink",
+    "measure",
+    "write_parts",
+    "write_tar_bundle",
+]
+
+_BLOCK: Final = 512
+_RECORD: Final = 20 * _BLOCK
+_PIECE: Final = 1 << 18
+"""Bytes that are hashed at once: what a thread is woken for."""
+
+_AHEAD: Final = 8
+"""Pieces that may wait to be hashed."""
+
+
+class Part(NamedTuple):
+    """A member: `write` puts the same content into a file each time that it is called."""
+
+    name: str
+    write: Callable[[Output], None]
+
+
+class Measured(NamedTuple):
+    """A part and what was found of it; `crc` is CRC-32, to tell whether it changed since."""
+
+    part: Part
+    digested: Digested
+    crc: int
+
+
+class Sink(Protocol):
+    """Takes the members of a bundle, one after the other."""
+
+    def add(self, name: str, size: int, write: Callable[[Output], None]) -> None:
+        """Take a member of so many bytes."""
+        ...
+
+
+def measure(part: Part) -> Measured:
+    """Find out how long a part is and its digests. Raises what writing it raises."""
+    with _Hashing() as hashing:
+        part.write(hashing)
+        digest = hashing.hexdigest()
+    digested = Digested(name=part.name, size=hashing.size, sha256=digest)
+    return Measured(part, digested, hashing.crc)
+
+
+def write_parts(
+    document: bytes, signature: bytes | None, parts: Iterable[Measured], sink: Sink
+) -> None:
+    """
+    Write a bundle: its document, its signature and its parts.
+
+    Raises MountcrError naming the part that is not what it was when it was measured.
+    """
+    sink.add(MANIFEST, len(document), lambda file: _write(file, document))
+    if signature is not None:
+        sink.add(SIGNATURE, len(signature), lambda file: _write(file, signature))
+    for measured in parts:
+        _add(measured, sink)
+
+
+def _add(measured: Measured, sink: Sink) -> None:
+    def write(file: Output) -> None:
+        counted = _Counting(file)
+        measured.part.write(counted)
+        if (counted.size, counted.crc) != (measured.digested.size, measured.crc):
+            msg = f"{measured.part.name} changed while it was read"
+            hint = "somebody writes into the layers or volumes of the container; stop them"
+            raise MountcrError(msg, hint=hint)
+
+    sink.add(measured.part.name, measured.digested.size, write)
+
+
+def write_tar_bundle(file: Output, level: Level, write: Callable[[Sink], None]) -> None:
+    """Have a bundle written as a tar into a file, which stays the caller's."""
+    with compressed(file, level) as packed:
+        sink = TarSink(packed)
+        write(sink)
+        sink.end()
+
+
+class TarSink:
+    """A tar of members: ustar, of nobody and no time, so that the same gives the same."""
+
+    def __init__(self, file: Output) -> None:
+        self._file = file
+        self._size = 0
+
+    def add(self, name: str, size: int, write: Callable[[Output], None]) -> None:
+        """Write a member. Raises MountcrError where it is not as long as it was to be."""
+        info = tarfile.TarInfo(name)
+        info.size = size
+        info.mode = 0o600
+        self.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        begun = self._size
+        write(self)
+        if self._size - begun != size:
+            raise MountcrError(f"{name} changed its size while it was read")
+        self.write(bytes(-size % _BLOCK))
+
+    def end(self) -> None:
+        """Write the end of the archive."""
+        self.write(bytes(2 * _BLOCK))
+        self.write(bytes(-self._size % _RECORD))
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Write all of it."""
+        _write(self._file, data)
+        self._size += len(data)
+        return len(data)
+
+
+class DirectorySink:
+    """A directory of members, below an open one that stays the caller's."""
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+
+    def add(self, name: str, size: int, write: Callable[[Output], None]) -> None:
+        """Write a member. Raises MountcrError where it is not as long as it was to be."""
+        parent, _, _ = name.rpartition("/")
+        if parent:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(parent, 0o700, dir_fd=self._directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(name, flags, 0o600, dir_fd=self._directory), "wb") as file:
+            write(file)
+            if file.tell() != size:
+                raise MountcrError(f"{name} changed its size while it was read")
+
+
+def _write(file: Output, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        count = file.write(view)
+        view = view[len(view) if count is None else count :]
+
+
+class _Counting:
+    """What goes on into a file, and what it was."""
+
+    def __init__(self, file: Output) -> None:
+        self._file = file
+        self.size = 0
+        self.crc = 0
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        self.size += len(data)
+        self.crc = zlib.crc32(data, self.crc)
+        _write(self._file, data)
+        return len(data)
+
+
+class _Hashing:
+    """
+    A file that nothing is written into: it hashes, in a thread that runs while others read.
+
+    At the end of a `with` block the thread has ended.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.crc = 0
+        self._hash = hashlib.sha256()
+        self._waiting: queue.Queue[bytes] = queue.Queue(_AHEAD)
+        self._piece = bytearray()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.put(b"")
+        self._thread.join()
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        self.size += len(data)
+        self._piece += data
+        if len(self._piece) >= _PIECE:
+            self._hand_over()
+        return len(data)
+
+    def hexdigest(self) -> str:
+        """Give the digest of all that was written; call it once, at the end."""
+        if self._piece:
+            self._hand_over()
+        self._waiting.put(b"")
+        self._thread.join()
+        return self._hash.hexdigest()
+
+    def _hand_over(self) -> None:
+        piece, self._piece = self._piece, bytearray()
+        self._waiting.put(bytes(piece))
+
+    def _run(self) -> None:
+        while piece := self._waiting.get():
+            self._hash.update(piece)
+            self.crc = zlib.crc32(piece, self.crc)
