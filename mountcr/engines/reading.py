@@ -23,7 +23,7 @@ from mountcr.paths import encode, fsdecode
 if TYPE_CHECKING:
     from mountcr.paths import KPath
 
-__all__ = ["Reader", "names_in"]
+__all__ = ["Reader", "is_rootless", "names_in"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,19 @@ def names_in(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except OSError:
         return []
+
+
+def is_rootless(directory: str) -> bool:
+    """
+    Tell whether an engine without privilege has a directory, as its owner is not root.
+
+    What it keeps was written in a user namespace: files have mapped owners, and what privilege is
+    needed for is spelled otherwise.
+    """
+    try:
+        return os.stat(directory).st_uid != 0
+    except OSError:
+        return False
 
 
 class Reader:

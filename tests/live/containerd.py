@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,17 @@ class Containerd(Engine):
     def roots(self) -> tuple[str, ...]:
         """Give those of its configuration."""
         return ("--root", str(self._top / "root"), "--runroot", str(self.state))
+
+    def diff_ids(self) -> tuple[str, ...]:
+        """Ask ctr for the manifest of the image and then for its configuration."""
+        target = next(
+            words[2]
+            for line in self._ctr("image", "ls", f"name=={NAME}").splitlines()
+            if (words := line.split())[0] == NAME
+        )
+        manifest = json.loads(self._ctr("content", "get", target))
+        config = json.loads(self._ctr("content", "get", manifest["config"]["digest"]))
+        return tuple(config["rootfs"]["diff_ids"])
 
     def start_daemon(self) -> None:
         """Start containerd and nothing more; dockerd wants no more either."""

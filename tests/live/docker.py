@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,11 @@ class Docker(Engine):
     def roots(self) -> tuple[str, ...]:
         """Give those of dockerd."""
         return ("--root", str(self._data), "--runroot", str(self._exec))
+
+    def diff_ids(self) -> tuple[str, ...]:
+        """Ask dockerd."""
+        said = self._docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", NAME)
+        return tuple(json.loads(said))
 
     def start(self) -> None:
         """Start both daemons, without any change to the network of the host."""

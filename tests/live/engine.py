@@ -131,6 +131,10 @@ class Engine(ABC):
             return Reference(f"{self.word}:{running.name}", self.roots())
         return Reference(str(running.pid), ("--runtime-root", str(self.runtime_root())))
 
+    def diff_ids(self) -> tuple[str, ...]:
+        """Ask for the DiffIDs of the image, the lowest first; none where no engine keeps it."""
+        return ()
+
     def roots(self) -> tuple[str, ...]:
         """Give the options that say where this engine keeps its state."""
         return ("--runtime-root", str(self.runtime_root()))

@@ -95,6 +95,11 @@ class Podman(Engine):
         top = self.ground.top
         return ("--root", str(top / "root"), "--runroot", str(top / "run"))
 
+    def diff_ids(self) -> tuple[str, ...]:
+        """Ask podman."""
+        said = self._podman("image", "inspect", "--format", "{{json .RootFS.Layers}}", NAME)
+        return tuple(json.loads(said))
+
     def start(self) -> None:
         """Load the image; there is no daemon."""
         policy = ("--signature-policy", self.ground.top / "policy.json")

@@ -24,6 +24,7 @@ from live.engine import parent
 from live.ground import Ground, Trouble, mounts_of, runs, wait
 from live.images import FINAL, HELD, LOG, REMOVED
 from live.remains import Watch
+from live.storedlayers import check_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "Outcome", "round_trip"]
 
-STEPS = ("run", "plan", "dump", "plan down", "rebuild", "restore")
+STEPS = ("run", "layers", "plan", "dump", "plan down", "rebuild", "restore")
 
 _REFUSED = 4
 """The exit status of a plan that says no."""
@@ -166,6 +167,9 @@ class _Trip:
             return
         (running,) = started
         reference = self.engine.reference(running, by_name=by_name)
+        if self.engine.diff_ids():
+            with self.outcome.step("layers"):
+                check_layers(self.engine, running)
         with self.outcome.step("plan"):
             self._plan(reference.word, *reference.options, refused=self.refused)
         if not self._dump(reference, running):

@@ -18,9 +18,24 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from mountcr.bolt import Bucket
 
-__all__ = ["Flaw", "Listing", "Row", "complaint", "read", "snapshot_name", "text"]
+__all__ = [
+    "Flaw",
+    "Images",
+    "Listing",
+    "Row",
+    "complaint",
+    "images",
+    "read",
+    "snapshot_name",
+    "text",
+]
 
 _VERSION: Final = b"v1"
+_UNPACKED: Final = b"containerd.io/gc.ref.snapshot."
+"""What the label begins with of a configuration whose layers are snapshots."""
+
+_CHAIN_ID: Final = b"sha256:"
+"""What the keys of snapshots begin with that are layers of images."""
 
 
 class Flaw(NamedTuple):
@@ -66,6 +81,27 @@ def read(file: str, namespace: str = "") -> Listing:
         return bolt.read(encode(file), lambda bucket: _listing(bucket, namespace))
     except (DocumentError, OSError) as error:
         return Listing([], [Flaw("", complaint(error, file))])
+
+
+class Images(NamedTuple):
+    """
+    What a database says of unpacked images.
+
+    `configurations` are the digests of their configurations. `snapshots` has, for each snapshotter,
+    the names that it has for snapshots, with their keys, which are chain ids.
+    """
+
+    configurations: list[str]
+    snapshots: dict[str, dict[str, str]]
+    flaws: list[Flaw]
+
+
+def images(file: str, namespace: str = "") -> Images:
+    """Read what is said of images, in one namespace or in all; nothing is raised."""
+    try:
+        return bolt.read(encode(file), lambda bucket: _images(bucket, namespace))
+    except (DocumentError, OSError) as error:
+        return Images([], {}, [Flaw("", complaint(error, file))])
 
 
 def snapshot_name(file: str, namespace: str, snapshotter: str, key: str) -> str | None:
@@ -161,6 +197,38 @@ def _with_snapshot(row: Row, space: Bucket) -> Row:
     if not name:
         return row._replace(flaws=(Flaw(f"{field}/name", "is missing"),))
     return row._replace(snapshot=name)
+
+
+def _images(bucket: Bucket, namespace: str) -> Images:
+    found = Images([], {}, [])
+    top = bucket.bucket(_VERSION)
+    try:
+        for key, space in top.buckets() if top else ():
+            if not namespace or key == namespace.encode():
+                _add_images(found, _spell(key), space)
+    except DocumentError as error:
+        found.flaws.append(Flaw("v1", _what(error)))
+    return found
+
+
+def _add_images(found: Images, namespace: str, space: Bucket) -> None:
+    """Add what a namespace has, up to the first page that is damaged."""
+    part = "content"
+    try:
+        blobs = space.bucket(b"content", b"blob")
+        for digest, blob in blobs.buckets() if blobs else ():
+            labels = blob.bucket(b"labels")
+            if labels and any(label.startswith(_UNPACKED) for label in labels):
+                found.configurations.append(_spell(digest))
+        part = "snapshots"
+        snapshotters = space.bucket(b"snapshots")
+        for snapshotter, snapshots in snapshotters.buckets() if snapshotters else ():
+            names = found.snapshots.setdefault(_spell(snapshotter), {})
+            for key, snapshot in snapshots.buckets():
+                if key.startswith(_CHAIN_ID):
+                    names[text(snapshot, b"name")] = _spell(key)
+    except DocumentError as error:
+        found.flaws.append(Flaw(f"v1/{namespace}/{part}", _what(error)))
 
 
 def _what(error: DocumentError) -> str:

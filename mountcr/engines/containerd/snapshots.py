@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from mountcr.engines.roots import Place
     from mountcr.paths import KPath
 
-__all__ = ["Layers", "Snapshot", "Snapshots", "damage", "snapshot_stack"]
+__all__ = [
+    "Committed",
+    "Layers",
+    "Snapshot",
+    "Snapshots",
+    "committed",
+    "damage",
+    "snapshot_stack",
+]
 
 _VIEW: Final = 1
 _ACTIVE: Final = 2
@@ -136,6 +144,40 @@ def snapshot_stack(places: Iterable[Place], namespace: str, snapshotter: str, ke
     if not found:
         damages.extend(Damage(file=place.data, what="is no root of containerd") for place in asked)
     return Layers(None, damages=tuple(damages))
+
+
+class Committed(NamedTuple):
+    """
+    What a snapshotter has committed, by name: the directory and, if any is, how owners are mapped.
+
+    `flat` tells that each has all that is below it too.
+    """
+
+    directories: dict[str, tuple[str, tuple[str, ...]]]
+    flat: bool
+    flaws: tuple[Flaw, ...] = ()
+
+
+def committed(instance: Instance, snapshotter: str) -> Committed | None:
+    """
+    Give the committed snapshots, whether their directories are there or not.
+
+    None for a snapshotter that is not read. Raises DocumentError and OSError.
+    """
+    place = _COMMITTED_AT.get(snapshotter)
+    if place is None:
+        return None
+    root = os.path.realpath(instance.snapshotter(snapshotter))
+    found = bolt.read(encode(f"{root}/metadata.db"), _all)
+    return Committed(
+        {
+            name: (f"{root}/{place.format(each.id)}", each.mappings)
+            for name, each in found.items()
+            if isinstance(each, Snapshot) and each.kind == _COMMITTED
+        },
+        snapshotter != "overlayfs",
+        tuple(each for each in found.values() if isinstance(each, Flaw)),
+    )
 
 
 class _Database:
@@ -257,6 +299,14 @@ def _btrfs(root: str, own: Snapshot, parents: Iterator[Snapshot]) -> Stack:  # n
 
 
 _SHAPES: Final[dict[str, _Shape]] = {"overlayfs": _overlayfs, "native": _native, "btrfs": _btrfs}
+
+
+_COMMITTED_AT: Final = {
+    "overlayfs": "snapshots/{}/fs",
+    "native": "snapshots/{}",
+    "btrfs": "snapshots/{}",
+}
+"""Where a committed snapshot is, by its id."""
 
 
 def _directory(own: Snapshot, path: str) -> Stack:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mountcr.engines.roots import Roots
 
-__all__ = ["Site", "Usual", "has_layout", "sites"]
+__all__ = ["Site", "Usual", "has_layout", "is_remapped", "sites"]
 
 _REMAPPED: Final = re.compile(r"\d+\.\d+")
 _MARKS: Final = (
@@ -107,6 +107,21 @@ def has_layout(data: str) -> bool:
         for name in names_in(f"{data}/containers")
         for record in _RECORDS
     )
+
+
+def is_remapped(data: str) -> bool:
+    """
+    Tell whether a data root is that of remapped users: `<uid>.<gid>`, of that group.
+
+    Its owner is root since Docker 20.10, and was the remapped one before.
+    """
+    name = os.path.basename(data)
+    if not _REMAPPED.fullmatch(name):
+        return False
+    try:
+        return os.stat(data).st_gid == int(name.partition(".")[2])
+    except OSError:
+        return False
 
 
 def _named(roots: Roots, usual: Usual) -> Iterator[Site]:

@@ -10,21 +10,23 @@ daemon/containerd and daemon/snapshotter/mount.go).
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr.container import TornDown
 from mountcr.engines.containerd.places import is_root
 from mountcr.engines.containerd.snapshots import snapshot_stack
 from mountcr.engines.docker.graphdrivers import GRAPH_DRIVERS, RootFs
+from mountcr.engines.reading import names_in
 from mountcr.engines.roots import Place
-from mountcr.paths import fsdecode, join
+from mountcr.paths import fsdecode, is_beneath, join
 
 if TYPE_CHECKING:
     from mountcr.engines.docker.places import Site
     from mountcr.engines.reading import Reader
     from mountcr.stack import Stack
 
-__all__ = ["NAMESPACE", "is_snapshotter", "rootfs_of"]
+__all__ = ["NAMESPACE", "containerds", "is_snapshotter", "rootfs_of"]
 
 NAMESPACE: Final = "moby"
 """That of containerd."""
@@ -43,6 +45,22 @@ def is_snapshotter(driver: str, *, has_mounts: bool, has_image: bool) -> bool:
     `image`.
     """
     return driver not in GRAPH_DRIVERS or (has_mounts and not has_image)
+
+
+def containerds(site: Site) -> list[Place]:
+    """
+    Give the containerds that keep the images of a data root.
+
+    Its own one does if there is one. That of the host may be another daemon's, so it counts where
+    there are mountpoints of snapshots, or no graph driver has a layer.
+    """
+    data = fsdecode(site.data)
+    places = _places(site)
+    drivers = names_in(f"{data}/image")
+    graph = any(os.path.isdir(f"{data}/image/{each}/layerdb/sha256") for each in drivers)
+    if graph and not names_in(f"{data}/rootfs"):
+        return [each for each in places if is_beneath(each.data, site.data)]
+    return places
 
 
 def _stack(container: str, snapshotter: str, site: Site, file: str, reader: Reader) -> Stack | None:

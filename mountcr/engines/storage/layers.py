@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mountcr.engines.storage.store import Store
     from mountcr.paths import KPath
 
-__all__ = ["Layers", "Root"]
+__all__ = ["DIRECTORIES", "Layers", "Root"]
 
-_DIRECTORIES: Final = {"vfs": "vfs/dir", "btrfs": "btrfs/subvolumes", "zfs": "zfs/graph"}
+DIRECTORIES: Final = {"vfs": "vfs/dir", "btrfs": "btrfs/subvolumes", "zfs": "zfs/graph"}
 """Where the drivers that copy or snapshot have the whole root file system of a layer."""
 
 _Above: TypeAlias = tuple[str, ...] | Damage
@@ -52,14 +52,14 @@ class Layers:
         """Give what the root of a container is made of; what is wrong is a damage of the reader."""
         if driver == "overlay":
             return self._of_overlay(layer, reader)
-        if driver in _DIRECTORIES:
+        if driver in DIRECTORIES:
             return self._of_directory(driver, layer, reader)
         graph = self._store.place.graph_root
         reader.damaged(f"{graph}/{driver}-layers", "", f"nothing is known of the driver {driver}")
         return Root(None, None)
 
     def _of_directory(self, driver: str, layer: str, reader: Reader) -> Root:
-        directory = f"{self._store.place.graph_root}/{_DIRECTORIES[driver]}"
+        directory = f"{self._store.place.graph_root}/{DIRECTORIES[driver]}"
         path = f"{directory}/{layer}"
         if not is_name(layer):
             reader.damaged(directory, "", f"{layer!r} is no id of a layer")

@@ -16,7 +16,9 @@ from mountcr.engines.records import OciLinux, OciMount
 
 __all__ = [
     "CrioState",
+    "IdMap",
     "ImageEntry",
+    "ImageLayerEntry",
     "ImageVolume",
     "LayerEntry",
     "Metadata",
@@ -49,6 +51,29 @@ class LayerEntry(_OnDisk, frozen=True):
 
     id: str
     parent: str = ""
+
+
+class IdMap(_OnDisk, frozen=True):
+    """A range of ids of users or groups, of which only the beginning is read."""
+
+    container_id: int = 0
+    host_id: int = 0
+
+
+class ImageLayerEntry(_OnDisk, frozen=True, rename="kebab"):
+    """One of `layers.json`, with what is recorded of a layer of an image."""
+
+    id: str
+    parent: str = ""
+    diff_digest: str = ""
+    uidmap: tuple[IdMap, ...] | None = None
+    gidmap: tuple[IdMap, ...] | None = None
+    flags: dict[str, msgspec.Raw] | None = None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether it was not written to its end."""
+        return bytes((self.flags or {}).get("incomplete", b"")) == b"true"
 
 
 class ImageEntry(_OnDisk, frozen=True):

@@ -20,7 +20,13 @@ import msgspec
 from mountcr.container import Damage
 from mountcr.engines.reading import Reader, names_in
 from mountcr.engines.storage.places import drivers_of
-from mountcr.engines.storage.records import ImageEntry, LayerEntry, Metadata, StorageEntry
+from mountcr.engines.storage.records import (
+    ImageEntry,
+    ImageLayerEntry,
+    LayerEntry,
+    Metadata,
+    StorageEntry,
+)
 from mountcr.overlayhome import is_name
 from mountcr.paths import encode
 
@@ -29,9 +35,9 @@ if TYPE_CHECKING:
 
     from mountcr.engines.storage.configuration import StoragePlace
 
-__all__ = ["Owner", "Store", "Stored"]
+__all__ = ["Owner", "Store", "Stored", "entries"]
 
-T = TypeVar("T", StorageEntry, LayerEntry, ImageEntry)
+T = TypeVar("T", StorageEntry, LayerEntry, ImageLayerEntry, ImageEntry)
 
 _BUILDAH: Final = "buildah.json"
 _ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -99,8 +105,8 @@ class Store:
         if driver not in self._layers:
             reader = self.reader()
             found: dict[str, tuple[LayerEntry, str]] = {}
-            for file in self._layer_lists(driver):
-                for entry in _entries(reader, file, LayerEntry):
+            for file, _ in self.layer_lists(driver):
+                for entry in entries(reader, file, LayerEntry):
                     found.setdefault(entry.id, (entry, file))
             first = f"{self.place.graph_root}/{driver}-layers/layers.json"
             self._layers[driver] = _Layers(found, first, tuple(reader.damages))
@@ -110,21 +116,26 @@ class Store:
         """Give the first name of an image, its id if it has none."""
         if driver not in self._images:
             reader = self.reader()
-            bases = (self.place.graph_root, *self.place.image_stores)
             self._images[driver] = {
                 entry.id: next(iter(entry.names or ()), "")
-                for base in reversed(bases)
-                for entry in _entries(reader, f"{base}/{driver}-images/images.json", ImageEntry)
+                for base in reversed(self.bases)
+                for entry in entries(reader, f"{base}/{driver}-images/images.json", ImageEntry)
             }
         return self._images[driver].get(image) or image
 
-    def _layer_lists(self, driver: str) -> Iterator[str]:
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The graph root, and those of the other image stores."""
+        return (self.place.graph_root, *self.place.image_stores)
+
+    def layer_lists(self, driver: str) -> Iterator[tuple[str, str]]:
+        """Give every list of layers of a driver, with the graph root that these are below."""
         graph, run = self.place.graph_root, self.place.run_root
         for base in (graph, run, *self.place.image_stores):
             if base:
                 if base != run:
-                    yield f"{base}/{driver}-layers/layers.json"
-                yield f"{base}/{driver}-layers/volatile-layers.json"
+                    yield f"{base}/{driver}-layers/layers.json", base
+                yield f"{base}/{driver}-layers/volatile-layers.json", graph if base == run else base
 
     def _containers_of(self, driver: str) -> Iterator[Stored]:
         directory = f"{self.place.graph_root}/{driver}-containers"
@@ -135,7 +146,7 @@ class Store:
         known: dict[str, tuple[StorageEntry, str]] = {}
         partly: dict[str, Damage] = {}
         for file in files:
-            for entry in _entries(reader, file, StorageEntry, partly):
+            for entry in entries(reader, file, StorageEntry, partly):
                 known.setdefault(entry.id, (entry, file))
         shared = (*self.place.damages, *reader.damages)
         self.damages += reader.damages
@@ -184,7 +195,7 @@ class _Layers(NamedTuple):
     damages: tuple[Damage, ...]
 
 
-def _entries(
+def entries(
     reader: Reader, file: str, kind: type[T], partly: dict[str, Damage] | None = None
 ) -> Iterator[T]:
     """

@@ -83,10 +83,13 @@ class Tree:
             layer = hex64(driver, word, number)
             database = self.data / "image" / driver / "layerdb"
             below = chain
-            chain = f"sha256:{hex64('chain', driver, word, number)}"
+            diff = f"sha256:{hex64('diff', word, number)}"
+            # The chain id of the OCI image-spec.
+            both = hashlib.sha256(f"{below} {diff}".encode()).hexdigest()
+            chain = f"sha256:{both}" if below else diff
             record = database / chain.replace(":", "/")
             write(record / "cache-id", layer)
-            write(record / "diff", f"sha256:{hex64('diff', word, number)}")
+            write(record / "diff", diff)
             write(record / "size", "0")
             if below:
                 write(record / "parent", below)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from mountcr.engines import Place, Roots
-from mountcr.engines.docker import Docker, Usual
+from mountcr.engines.docker import Docker, Usual, images
+from mountcr.engines.imagelayers import chain_ids, identify
 from mountcr.mountinfo import parse_table
 from mountcr.overlayopts import parse_options
 from mountcr.paths import KPath, encode, is_beneath, rebase
@@ -59,6 +60,11 @@ class Capture:
         """What `docker inspect` said."""
         (found,) = json.loads((self.source / "inspect.json").read_bytes())
         return dict(found)
+
+    @cached_property
+    def diff_ids(self) -> list[str]:
+        """What `docker image inspect` said of the layers of the image, the lowest first."""
+        return list(json.loads((self.source / "rootfs.json").read_bytes())["Layers"])
 
     @cached_property
     def root(self) -> Mount:
@@ -225,3 +231,27 @@ def test_snapshots_are_told_by_containerd(capture: Capture) -> None:
     found = capture.container
     assert found.namespace == "moby"
     assert found.rootfs == f"{encode(str(capture.data))}/rootfs/overlayfs/{found.id}"
+
+
+@pytest.mark.parametrize("capture", of_driver(*UNIONS, *PLAIN), indirect=True)
+def test_the_image_layers_are_those_of_docker(capture: Capture) -> None:
+    """Each layer that `docker image inspect` named has its directory, with its chain id."""
+    driver, usual = capture.inspect["Driver"], Usual(containerd=encode(str(capture.data / "none")))
+    if driver == "overlay":
+        for each in capture.data.glob("image/overlay/layerdb/sha256/*/cache-id"):
+            (capture.data / driver / each.read_text() / "root").mkdir(parents=True, exist_ok=True)
+    roots = Roots(places=(Place(data=encode(str(capture.data))),))
+    (found,) = images.found(roots, "docker", usual)
+    assert not found.damages
+    by_chain = {each.chain_id: each for each in found.layers}
+    layers = [by_chain[each] for each in chain_ids(capture.diff_ids)]
+    assert [each.diff_id for each in layers] == capture.diff_ids
+    assert {each.flat for each in layers} == {driver in {"overlay", *PLAIN}}
+    assert capture.container.stack
+    lowers = identify(capture.container.stack.lowers, found.layers)
+    if driver in PLAIN:
+        assert lowers == ()
+    elif driver == "overlay":
+        assert lowers == (layers[-1],)
+    else:
+        assert lowers == (None, *reversed(layers))  # the first is that of the engine's files

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mountcr.engines import Place, Roots
-from mountcr.engines.storage import Podman
+from mountcr.engines.imagelayers import chain_ids, identify
+from mountcr.engines.storage import Podman, images
 from mountcr.mountinfo import parse_table
 from mountcr.overlayopts import parse_options
 from mountcr.paths import ROOT, encode, name
@@ -229,3 +230,23 @@ def test_a_container_that_never_ran(tmp_path: Path) -> None:
     assert (found.spec, found.labels, found.damages) == (None, {}, ())
     assert found.stack
     assert found.stack.upper == capture.now(said["GraphDriver"]["Data"]["UpperDir"])
+
+
+def test_every_layer_below_that_of_a_container_is_one_of_an_image(capture: Capture) -> None:
+    """Each has a DiffID and the chain id of it and those below; the container's own has none."""
+    driver = capture.inspected["GraphDriver"]["Name"]
+    (listed,) = capture.graph.glob(f"{driver}-layers/layers.json")
+    entries = json.loads(listed.read_bytes())
+    diff_ids = [each["diff-digest"] for each in entries if "diff-digest" in each]
+    (found,) = images.found(capture.roots(), "podman", NOWHERE)
+    assert not found.damages
+    assert [each.diff_id for each in found.layers] == diff_ids
+    assert [each.chain_id for each in found.layers] == [*chain_ids(diff_ids)]
+    stack = capture.described(capture.roots()).stack
+    assert stack
+    if driver == "overlay":
+        assert identify(stack.lowers, found.layers) == tuple(reversed(found.layers))
+    else:
+        assert all(each.flat for each in found.layers)
+        assert stack.directories
+        assert identify(stack.directories, found.layers) == (None,)
