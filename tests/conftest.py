@@ -387,6 +387,12 @@ def _probe_dot() -> str:
     return program
 
 
+def _probe_minisign() -> str:
+    program = _find("minisign")
+    _run(program, "-v")
+    return program
+
+
 def _probe_qemu() -> str:
     for program in ("mksquashfs", "modprobe", "mkfs.ext4", "apt-get"):
         _find(program)
@@ -404,6 +410,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "busybox": _probe_busybox,
     "libmount": _probe_libmount,
     "dot": _probe_dot,
+    "minisign": _probe_minisign,
     "qemu": _probe_qemu,
 }
 
