@@ -14,6 +14,7 @@ from typing import Final, NewType
 from mountcr.container import Container, ContainerMount, Damage, TornDown
 from mountcr.paths import KPath
 from mountcr.record import Record
+from mountcr.stack import Stack
 
 __all__ = [
     "FACTS_SCHEMA",
@@ -28,6 +29,7 @@ __all__ = [
     "Finding",
     "FoundLayers",
     "Host",
+    "Imported",
     "InodeType",
     "LayerPart",
     "Mapping",
@@ -411,13 +413,29 @@ class Host(Record, frozen=True, kw_only=True):
     huge: int = -1
 
 
+class Imported(Record, frozen=True, kw_only=True):
+    """
+    Where on this host a container lies that came in a bundle.
+
+    `at` is the directory that holds all of it, `stack` what its root file system is made of here,
+    `sources` what came with it for mounts, by mountpoint. `digest` is that of the document of the
+    bundle, SHA-256 in hexadecimal.
+    """
+
+    at: KPath
+    stack: Stack
+    sources: dict[KPath, KPath] = {}
+    digest: str = ""
+
+
 class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     """
     All that was observed of one container and its host; the input of every plan.
 
     `synced` tells of a volatile overlay that its upper was synced when the tasks had ended: it is
     inode number and time of the marker in its work directory, empty for others. `paths` is what
-    was looked at to tell which files the tasks really hold.
+    was looked at to tell which files the tasks really hold. With `imported` the facts came from
+    elsewhere: paths of a host in them are those of another one, and requests.
     """
 
     schema: str = FACTS_SCHEMA
@@ -429,6 +447,7 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     unseen: tuple[Unseen, ...] = ()
     synced: str = ""
     paths: tuple[SeenPath, ...] = ()
+    imported: Imported | None = None
 
     @property
     def shares_mounts(self) -> bool:

@@ -121,7 +121,7 @@ def compare(manifest: Manifest, plan: Plan, pid: int, *, settled: bool = True) -
         before = [was if now else () for was, now in zip(before, after, strict=True)]
     else:
         after += [each.mounts for each in others]
-    before, after = without_sources(before, after, _elsewhere(plan))
+    before, after = without_sources(before, after, _elsewhere(manifest, plan))
     return diff_namespaces(
         before,
         after,
@@ -130,10 +130,15 @@ def compare(manifest: Manifest, plan: Plan, pid: int, *, settled: bool = True) -
     )
 
 
-def _elsewhere(plan: Plan) -> frozenset[KPath]:
-    """Give the mountpoints of externals that come from elsewhere, or are assembled there."""
-    unions = (each.mountpoint for each in plan.externals if each.stack)
-    return frozenset((*plan.choices.binds, *unions))
+def _elsewhere(manifest: Manifest, plan: Plan) -> frozenset[KPath]:
+    """
+    Give the mountpoints of externals that come from elsewhere, or are assembled there.
+
+    On another host than that of the dump all of them do.
+    """
+    moved = manifest.facts.imported is not None
+    others = (each.mountpoint for each in plan.externals if moved or each.stack)
+    return frozenset((*plan.choices.binds, *others))
 
 
 def is_announced(plan: Plan, difference: Difference) -> bool:

@@ -34,9 +34,11 @@ class Choices(Record, frozen=True, kw_only=True):
     """
     Options of the command line that a plan depends on.
 
-    `binds` maps mountpoints of the container to sources on this host. `root_at` is where the
-    restored root shall be mounted on the host too. `extra` are words for CRIU, `dumped` those that
-    were given at the dump that is restored.
+    `binds` maps mountpoints of the container to sources on this host. For a container that came
+    in a bundle, `allowed` are directories of this host that it may have its own sources in, and
+    with `create_missing` empty files and directories take the place of others. `root_at` is where
+    the restored root shall be mounted on the host too. `extra` are words for CRIU, `dumped` those
+    that were given at the dump that is restored.
     """
 
     images: KPath = IMAGES
@@ -44,6 +46,8 @@ class Choices(Record, frozen=True, kw_only=True):
     upper: KPath | None = None
     readonly: bool = False
     binds: dict[KPath, KPath] = {}
+    allowed: tuple[KPath, ...] = ()
+    create_missing: bool = False
     root_at: KPath | None = None
     cgroups: CgroupMode | None = None
     cgroup_root: KPath | None = None

@@ -25,6 +25,7 @@ from mountcr.planning.externals import choose_externals, external_nodes, given_n
 from mountcr.planning.given import Given, drop, parse_given
 from mountcr.planning.misreported import find_misreported, rewrites
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
+from mountcr.planning.requests import answered, request_steps
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
 from mountcr.planning.torn import torn_steps
@@ -193,7 +194,8 @@ def _externals(case: _Situation) -> tuple[External, ...]:
         else each
         for each in externals
     )
-    return place_unions(case.graph, externals, case.at)
+    placed = place_unions(case.graph, externals, case.at)
+    return answered(facts, placed, case.choices)
 
 
 def _external_nodes(case: _Situation, externals: tuple[External, ...]) -> frozenset[Node]:
@@ -208,10 +210,14 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     """Say how the root comes back, with the steps that only a restore needs behind the others."""
     root = case.graph.root if case.graph else None
     container = case.facts.container
-    stack = None if case.facts.shares_mounts else find_stack(container, root, case.origin)
+    imported = case.facts.imported
+    if imported is not None:
+        stack: Stack | None = imported.stack
+    else:
+        stack = None if case.facts.shares_mounts else find_stack(container, root, case.origin)
+        stack = stack and _with_defaults(case, stack)
     if stack is None:
         return None
-    stack = _with_defaults(case, stack)
     # what is mounted while the container runs says nothing of the time when it comes back
     mounted = case.host if case.target else MountTree(())
     rootfs = plan_rootfs(
@@ -233,6 +239,7 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     mode, _ = choose_mode(case.facts, case.choices.cgroups)
     after = (
         *torn_steps(container, externals, case.host),
+        *request_steps(case.facts, externals),
         *unions,
         *_external_mountpoint_steps(case.graph, externals),
         *_shared_sources(case.graph, case.host, externals),

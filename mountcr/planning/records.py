@@ -60,13 +60,15 @@ class External(Record, frozen=True, kw_only=True, omit_defaults=False, gc=False)
 
     `key` names it on both sides: `mnt[MOUNTPOINT]:KEY` at dump, `mnt[KEY]:SOURCE` at restore.
     `source` is a path in the host's mount namespace, None when no path leads there. `stack` is
-    what an overlay is made of that is assembled again at `source` before.
+    what an overlay is made of that is assembled again at `source` before. `requested` is what
+    facts from elsewhere would have for a source, where nobody has allowed it.
     """
 
     mountpoint: KPath
     key: str
     source: KPath | None = None
     stack: Stack | None = None
+    requested: KPath | None = None
     type: InodeType | None = None
     mode: int | None = None
     fstype: str

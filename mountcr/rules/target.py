@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.model import InodeType
 from mountcr.planning.cgroups import own_directories
+from mountcr.planning.requests import made_sources
 from mountcr.planning.unions import directories_on_host
 from mountcr.rules import Found
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mountcr.model import PathStat
     from mountcr.paths import KPath
     from mountcr.planning.files import NamedFile
+    from mountcr.planning.records import External
     from mountcr.rules import Context
     from mountcr.target import TargetFile
 
@@ -41,8 +43,15 @@ def _is_directory(stat: PathStat | None) -> bool:
 
 
 def _sources(context: Context) -> Iterator[Found]:
-    """M3: sources that are unknown, gone and not made again, or a directory for a file."""
+    """
+    M3: sources that are unknown, gone and not made again, or a directory for a file.
+
+    What came from elsewhere asks for sources that nobody has given yet, whatever the target.
+    """
     if context.target is None:
+        for external in context.externals:
+            if external.requested is not None:
+                yield Found(external.mountpoint, _unknown(external))
         return
     made = _made_again(context)
     for external in context.externals:
@@ -50,7 +59,7 @@ def _sources(context: Context) -> Iterator[Found]:
         if external.stack is not None:
             continue  # it is assembled from directories, which rule M1 is about
         if source is None:
-            yield Found(external.mountpoint, f"no path of this host leads to the {external.fstype}")
+            yield Found(external.mountpoint, _unknown(external))
             continue
         stat = context.target.sources.get(source)
         if stat is None:
@@ -61,15 +70,25 @@ def _sources(context: Context) -> Iterator[Found]:
             yield Found(external.mountpoint, f"{source} is a {stat.type}, it was a {external.type}")
 
 
+def _unknown(external: External) -> str:
+    """Say what is missing, and what a bundle had for it."""
+    if external.requested is None:
+        return f"no path of this host leads to the {external.fstype}"
+    mode = "" if external.mode is None else f", mode {external.mode & 0o7777:04o}"
+    kind = external.type or "file or directory"
+    return f"a {kind}{mode}, {external.requested} where it came from"
+
+
 def _made_again(context: Context) -> frozenset[KPath]:
     """
-    Give what an engine took away and the restore makes again.
+    Give what an engine took away and the restore makes again, or makes because it was asked to.
 
     That are the groups of the tasks, by CRIU or by the plan, and what the engine is known to
     remove.
     """
     groups = own_directories(context.facts, context.host, moved=context.choices.cgroup_root)
-    return frozenset(groups) | {each.path for each in context.facts.container.torn_down}
+    made = {source for _, source in made_sources(context.facts, context.externals)}
+    return frozenset(groups) | made | {each.path for each in context.facts.container.torn_down}
 
 
 def _mountpoints(context: Context) -> Iterator[Found]:

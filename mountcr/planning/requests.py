@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Sources of externals that a container brought from elsewhere: requests, and who answers them.
+
+A bundle says which paths of its own host were mounted into the container. What came with it, what
+the user names for a mountpoint, and what lies in a directory that the user allows, is taken; of the
+rest only what every host has and nobody can do harm with. (CVE-2024-8676: mounts of an archive that
+nobody had asked for.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mountcr import paths
+from mountcr.model import InodeType
+from mountcr.paths import KPath
+from mountcr.planning.names import Names
+from mountcr.planning.steps import Directory, Mountpoint, Scratch, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mountcr.model import Facts
+    from mountcr.planning.choices import Choices
+    from mountcr.planning.records import External
+
+__all__ = ["answered", "made_sources", "request_steps"]
+
+_DEVICES: Final = frozenset(
+    KPath(f"/dev/{name}") for name in ("null", "zero", "full", "random", "urandom", "tty")
+)
+"""Devices that every container has."""
+
+_KERNELS: Final = frozenset({"cgroup", "cgroup2"})
+"""File systems of the kernel, of which CRIU's own images tell what the tasks may do with them."""
+
+_MADE: Final = "made"
+"""The directory beside an imported container for what is made for its mounts."""
+
+
+def answered(
+    facts: Facts, externals: tuple[External, ...], choices: Choices
+) -> tuple[External, ...]:
+    """Give externals with the sources that they may have; those of a dump on this host as are."""
+    if facts.imported is None:
+        return externals
+    names = Names()
+    made = paths.join(facts.imported.at, _MADE)
+    return tuple(
+        _answered(facts, each, choices, paths.join(made, names.give(each.mountpoint)))
+        for each in externals
+    )
+
+
+def _answered(facts: Facts, external: External, choices: Choices, made: KPath) -> External:
+    if external.mountpoint in choices.binds:
+        return external
+    brought = facts.imported.sources.get(external.mountpoint) if facts.imported else None
+    if brought is not None:
+        return msgspec.structs.replace(external, source=brought, stack=None)
+    wanted = external.source
+    if wanted is not None and external.stack is None and _is_allowed(external, wanted, choices):
+        return external
+    if choices.create_missing or _is_torn_down(facts, wanted):
+        return msgspec.structs.replace(external, source=made, stack=None)
+    return msgspec.structs.replace(
+        external, source=None, stack=None, requested=wanted or external.mountpoint
+    )
+
+
+def _is_allowed(external: External, wanted: KPath, choices: Choices) -> bool:
+    if external.fstype in _KERNELS:
+        return True
+    if wanted in _DEVICES and external.type is InodeType.CHARACTER:
+        return True
+    if ".." in wanted.split("/"):
+        return False
+    return any(paths.is_beneath(wanted, each) for each in choices.allowed)
+
+
+def _is_torn_down(facts: Facts, wanted: KPath | None) -> bool:
+    """Tell of a tmpfs that is empty in a new container, and goes when it ends."""
+    torn = facts.container.torn_down
+    return any(each.type == "tmpfs" and each.path == wanted for each in torn)
+
+
+def made_sources(facts: Facts, externals: Iterable[External]) -> Iterator[tuple[External, KPath]]:
+    """Give the externals that get something empty, and where it is made."""
+    if facts.imported is None:
+        return
+    made = paths.join(facts.imported.at, _MADE)
+    for external in externals:
+        if external.source is not None and paths.is_beneath(external.source, made):
+            yield external, external.source
+
+
+def request_steps(facts: Facts, externals: Iterable[External]) -> Iterator[Step]:
+    """Make what is empty: of the type that it was, and a tmpfs where it was one."""
+    made = paths.join(facts.imported.at, _MADE) if facts.imported else paths.ROOT
+    for external, source in made_sources(facts, externals):
+        because = f"nothing was given for {external.mountpoint}"
+        yield Directory(path=made, because=because)
+        if external.type is not InodeType.DIRECTORY:
+            name = KPath(f"/{paths.name(source)}")
+            yield Mountpoint(root=made, path=name, type=InodeType.FILE, because=because)
+            continue
+        yield Directory(path=source, because=because)
+        if external.fstype == "tmpfs":
+            yield Scratch(at=source, options=_options(external), because=because)
+
+
+def _options(external: External) -> str:
+    mode = 0o1777 if external.mode is None else external.mode & 0o7777
+    return f"mode={mode:o}"
