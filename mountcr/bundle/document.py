@@ -42,6 +42,7 @@ __all__ = [
     "BundleLayer",
     "Carried",
     "Digested",
+    "holds_contents",
     "parse",
     "to_json",
 ]
@@ -54,6 +55,16 @@ IMAGES: Final = "images"
 MOUNTS: Final = "mounts"
 LAYERS: Final = "layers"
 UPPER: Final = "layers/upper.tar"
+
+
+_CONTENTS: Final = ("pages-", "tmpfs-dev-", "ghost-file-")
+"""How images are called that hold contents of memory and files (criu.org/Images)."""
+
+
+def holds_contents(member: str) -> bool:
+    """Tell members that come last, because they hold contents, from those that say what is."""
+    directory, _, name = member.partition("/")
+    return directory == LAYERS or (directory == IMAGES and name.startswith(_CONTENTS))
 
 
 class Digested(Record, frozen=True, kw_only=True):

@@ -140,7 +140,8 @@ def _ls(subparsers: Subparsers) -> None:
 
 def _inspect(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "inspect", "say all that is recorded of a container, and by whom")
-    _reference(parser)
+    _reference(parser, metavar="REF|FILE")
+    _key(parser)
 
 
 def _plan(subparsers: Subparsers) -> None:
@@ -161,6 +162,9 @@ def _plan(subparsers: Subparsers) -> None:
     )
     _rootfs_options(parser)
     _binds(parser)
+    _requests(parser)
+    _imported(parser)
+    _key(parser)
     _cgroups(parser)
     parser.set_defaults(takes_criu_options=True)
 
@@ -227,9 +231,12 @@ def _cleanup(subparsers: Subparsers) -> None:
 
 def _restore(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "restore", "verify, rebuild, have CRIU restore, compare the mounts")
-    parser.add_argument("images", metavar="DIR")
+    parser.add_argument("images", metavar="DIR|FILE", help="images, or a bundle; - is stdin")
     _rootfs_options(parser)
     _binds(parser)
+    _requests(parser)
+    _imported(parser)
+    _key(parser)
     parser.add_argument("--root", metavar="DIR", help="mount the root there on the host too")
     parser.add_argument(
         "--via",
@@ -257,8 +264,94 @@ def _restore(subparsers: Subparsers) -> None:
 
 def _verify(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "verify", "say what is not as it was when a container was dumped")
-    parser.add_argument("images", metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="compare no contents of layers")
+    parser.add_argument("images", metavar="DIR|FILE", help="images, or a bundle; - is stdin")
+    parser.add_argument(
+        "--quick", action="store_true", help="compare no contents of layers, nor of memory"
+    )
+    _key(parser)
+
+
+def _export(subparsers: Subparsers) -> None:
+    text = "dump a container into a bundle: one file that another host can restore"
+    parser = _add(subparsers, "export", text)
+    _reference(parser, metavar="REF|DIR")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="the bundle, - for stdout; with a slash at its end a directory",
+    )
+    parser.add_argument("--leave-running", action="store_true", help="let the container go on")
+    parser.add_argument(
+        "--layers",
+        choices=("none", "missing", "all"),
+        default="missing",
+        help="lower layers that go along: those that no image has, by which the other host could "
+        "find them, none or all; default: missing",
+    )
+    parser.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        metavar="DST|all",
+        help="take along what lies on this mount from outside; can be given several times",
+    )
+    parser.add_argument(
+        "--compress",
+        default="zstd",
+        metavar="HOW[:LEVEL]",
+        help="none, gzip or zstd; default: zstd",
+    )
+    parser.add_argument("--sign", metavar="KEY", help="sign it with a secret key of minisign")
+    _cgroups(parser)
+    parser.set_defaults(takes_criu_options=True)
+
+
+def _import(subparsers: Subparsers) -> None:
+    parser = _add(subparsers, "import", "put a bundle on this host, ready to be restored")
+    parser.set_defaults(run=_later("import_"))
+    parser.add_argument("bundle", metavar="FILE", help="a bundle; - is stdin")
+    parser.add_argument(
+        "--driver",
+        metavar="D",
+        help="the storage driver of the root: overlay, vfs, aufs, unionfs, fuse-overlayfs",
+    )
+    _imported(parser)
+    _key(parser)
+    _engine_options(parser)
+
+
+def _imported(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a bundle is put on this host."""
+    parser.add_argument("--id", metavar="NEW", help="the id that the container of a bundle gets")
+    parser.add_argument(
+        "--into", metavar="DIR", help="a new directory for a bundle, instead of one of its id"
+    )
+
+
+def _key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--key",
+        metavar="PUBKEY",
+        help="a public key of minisign, or its file, that a bundle must be signed with",
+    )
+
+
+def _requests(parser: argparse.ArgumentParser) -> None:
+    """Add what answers the requests of a bundle for paths of this host."""
+    parser.add_argument(
+        "--allow-bind",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="let a bundle have mounts from the paths below DIR that it names",
+    )
+    parser.add_argument(
+        "--create-missing",
+        action="store_true",
+        help="give a mount of a bundle something empty where nothing is given for it",
+    )
 
 
 def _convert(subparsers: Subparsers) -> None:
@@ -412,6 +505,8 @@ _COMMANDS: Final = {
         _umount,
         _cleanup,
         _restore,
+        _export,
+        _import,
         _verify,
         _convert,
         _images,

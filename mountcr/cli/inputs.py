@@ -9,27 +9,36 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mountcr import manifest as manifests
+from mountcr.bundle.document import MANIFEST as BUNDLE
+from mountcr.bundle.reader import STANDARD, opened
 from mountcr.criu.options import CgroupMode
 from mountcr.engines import Roots, find
-from mountcr.errors import DocumentError, UsageError
+from mountcr.errors import DocumentError, UsageError, VerificationError
 from mountcr.model import FACTS_SCHEMA, Facts
 from mountcr.observation import observe
+from mountcr.operations.importing import ImportChoices
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
+    from mountcr.bundle.reader import Reader
     from mountcr.model import Container
 
 __all__ = [
     "absolute",
+    "archive_choices",
+    "check_of",
     "choices_of",
     "container_of",
     "facts_of",
+    "is_archive",
     "is_images",
     "read_facts",
     "roots_of",
+    "without_driver",
 ]
 
 
@@ -41,6 +50,54 @@ def absolute(path: str) -> KPath:
 def is_images(path: str) -> bool:
     """Tell whether a word names a directory that a dump was written into."""
     return os.path.exists(os.path.join(path, manifests.MANIFEST))
+
+
+def is_archive(path: str) -> bool:
+    """Tell whether a word names a bundle: a file that is no JSON, its directory, or `-`."""
+    if path == STANDARD:
+        return True
+    if os.path.isdir(path):
+        return os.path.isfile(os.path.join(path, BUNDLE))
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(64).lstrip()
+    except OSError:
+        return False
+    return bool(begin) and not begin.startswith(b"{")
+
+
+def archive_choices(arguments: argparse.Namespace) -> ImportChoices:
+    """Gather how a bundle shall be put on this host."""
+    given = vars(arguments)
+    at = given.get("into")
+    return ImportChoices(
+        id=given.get("id") or "",
+        driver=given.get("driver") or "",
+        at=absolute(at) if at else None,
+    )
+
+
+def without_driver(choices: Choices) -> Choices:
+    """Give choices for a bundle, whose layers are written for the driver when it is imported."""
+    return msgspec.structs.replace(choices, driver=None)
+
+
+def check_of(arguments: argparse.Namespace) -> Callable[[Reader], None]:
+    """Give what sees that a bundle is signed with the key that was named, if one was."""
+    key: str | None = vars(arguments).get("key")
+
+    def check(reader: Reader) -> None:
+        if key is None:
+            return
+        from mountcr.bundle.signature import read_public_key, verify
+
+        public = read_public_key(key)
+        if reader.signature is None:
+            msg = f"{reader.shown} is not signed"
+            raise VerificationError(msg, [msg], hint="export it with --sign, or leave out --key")
+        verify(reader.text, reader.signature, public)
+
+    return check
 
 
 def roots_of(arguments: argparse.Namespace) -> Roots:
@@ -71,6 +128,9 @@ def facts_of(arguments: argparse.Namespace, *, thorough: bool = False) -> Facts:
     With `thorough`, the files of a container are looked up in all layers.
     """
     reference: str = arguments.reference
+    if is_archive(reference):
+        with opened(reference) as reader:
+            return reader.bundle.dump.facts
     if os.path.isfile(reference):
         return read_facts(reference)
     if is_images(reference):
@@ -120,6 +180,8 @@ def choices_of(arguments: argparse.Namespace) -> Choices:
         cgroup_root=encode(group) if group else None,
         leave_running=bool(given.get("leave_running")),
         allow_changed=bool(given.get("allow_changed")),
+        allowed=tuple(map(absolute, given.get("allow_bind") or ())),
+        create_missing=bool(given.get("create_missing")),
         extra=tuple(map(_text, arguments.criu_options)),
     )
 

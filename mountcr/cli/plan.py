@@ -5,7 +5,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr.cli.inputs import absolute, choices_of, facts_of, is_images
+from mountcr.cli.inputs import (
+    absolute,
+    archive_choices,
+    check_of,
+    choices_of,
+    facts_of,
+    is_archive,
+    is_images,
+    roots_of,
+    without_driver,
+)
 from mountcr.cli.output import print_document, print_outline, print_text, talk
 from mountcr.criu import dialects
 from mountcr.criu.dialects import Dialect
@@ -44,6 +54,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     choices = choices_of(arguments)
+    if arguments.purpose == "restore" and is_archive(arguments.reference):
+        from mountcr.operations.importing import plan_bundle
+
+        return plan_bundle(
+            arguments.reference,
+            archive_choices(arguments),
+            without_driver(choices),
+            roots=roots_of(arguments),
+            check=check_of(arguments),
+        )
     if arguments.purpose == "restore" and is_images(arguments.reference):
         from mountcr.operations.restore import plan_restore
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr.cli.inputs import absolute, choices_of
+from mountcr.cli.inputs import (
+    absolute,
+    archive_choices,
+    check_of,
+    choices_of,
+    is_archive,
+    without_driver,
+)
 from mountcr.cli.output import print_document, print_outline
 from mountcr.cli.progress import shown_progress
 from mountcr.criu.options import Kind
+from mountcr.operations.importing import plan_bundle
 from mountcr.operations.refusal import refuse
 from mountcr.operations.restore import plan_restore, restore
+from mountcr.operations.restore_bundle import restore_bundle
 from mountcr.render.plan import outline_plan
 
 if TYPE_CHECKING:
@@ -22,9 +31,17 @@ __all__ = ["run"]
 def run(arguments: argparse.Namespace) -> int:
     """Restore, or only plan; 5 when the mount table is not as it was and no loss said so."""
     choices = choices_of(arguments)
+    archive = is_archive(arguments.images)
+    if archive:
+        choices = without_driver(choices)
     images = absolute(arguments.images)
     if arguments.dry_run:
-        _, plan = plan_restore(images, choices, via=arguments.via)
+        if archive:
+            plan = plan_bundle(
+                arguments.images, archive_choices(arguments), choices, check=check_of(arguments)
+            )
+        else:
+            _, plan = plan_restore(images, choices, via=arguments.via)
         if arguments.json:
             print_document(plan)
         else:
@@ -32,9 +49,20 @@ def run(arguments: argparse.Namespace) -> int:
         refuse(plan, "the restore")
         return 0
     with shown_progress("copying") as progress:
-        result = restore(
-            images, choices, stdio=arguments.stdio, via=arguments.via, progress=progress
-        )
+        if archive:
+            _, result = restore_bundle(
+                arguments.images,
+                archive_choices(arguments),
+                choices,
+                check=check_of(arguments),
+                stdio=arguments.stdio,
+                via=arguments.via,
+                progress=progress,
+            )
+        else:
+            result = restore(
+                images, choices, stdio=arguments.stdio, via=arguments.via, progress=progress
+            )
     if arguments.json:
         print_document(result)
     else:

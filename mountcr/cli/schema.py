@@ -18,7 +18,8 @@ __all__ = ["documents", "run"]
 
 def documents() -> dict[str, type[msgspec.Struct]]:
     """Give the type of every document by its name."""
-    from mountcr.cli.inspect import InspectDocument
+    from mountcr.bundle.document import Bundle
+    from mountcr.cli.inspect import BundleDocument, InspectDocument
     from mountcr.hosts.compatibility import CompatDocument
     from mountcr.hosts.records import DoctorDocument
     from mountcr.manifest import Manifest
@@ -26,7 +27,9 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.operations.cleanup import CleanupResult
     from mountcr.operations.convert import ConvertResult
     from mountcr.operations.dump import DumpResult
+    from mountcr.operations.exporting import ExportResult
     from mountcr.operations.images import ImagesResult
+    from mountcr.operations.importing import ImportResult
     from mountcr.operations.rebuild import RebuildResult
     from mountcr.operations.restore import RestoreResult
     from mountcr.operations.verify import VerifyResult
@@ -37,17 +40,21 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.rootfs.fingerprint import Fingerprint
 
     return {
+        "bundle": Bundle,
         "compat": CompatDocument,
         "convert": ConvertResult,
         "cleanup": CleanupResult,
         "doctor": DoctorDocument,
         "dump": DumpResult,
+        "export": ExportResult,
         "facts": Facts,
         "files": FilesDocument,
         "fingerprint": Fingerprint,
         "graph": GraphDocument,
         "images": ImagesResult,
+        "import": ImportResult,
         "inspect": InspectDocument,
+        "inspect-bundle": BundleDocument,
         "ls": ContainersDocument,
         "manifest": Manifest,
         "plan": Plan,

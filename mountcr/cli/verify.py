@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr.cli.inputs import absolute
+from mountcr.cli.inputs import absolute, check_of, is_archive
 from mountcr.cli.output import print_document, talk
-from mountcr.operations.verify import verify
+from mountcr.operations.verify import verify, verify_bundle
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +17,11 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is not as it was at the dump; 5 when there is something."""
-    result = verify(absolute(arguments.images), quick=arguments.quick)
+    if is_archive(arguments.images):
+        check = check_of(arguments)
+        result = verify_bundle(arguments.images, check=check, quick=arguments.quick)
+    else:
+        result = verify(absolute(arguments.images), quick=arguments.quick)
     if arguments.json:
         print_document(result)
     else:

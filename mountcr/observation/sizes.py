@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from mountcr.paths import decode
@@ -11,7 +12,7 @@ from mountcr.paths import decode
 if TYPE_CHECKING:
     from mountcr.paths import KPath
 
-__all__ = ["size_of"]
+__all__ = ["count_of", "size_of"]
 
 _BLOCK: Final = 512
 """The unit of st_blocks, see inode(7)."""
@@ -24,13 +25,20 @@ def size_of(directory: KPath) -> int:
     An inode with several names counts once. Other file systems that are mounted inside are left
     out, as is what goes away meanwhile.
     """
+    return count_of(directory)[1]
+
+
+def count_of(path: KPath) -> tuple[int, int]:
+    """Give how many names are below a path, itself included, and the bytes as `size_of` does."""
     try:
-        top = os.stat(decode(directory), follow_symlinks=False)
+        top = os.stat(decode(path), follow_symlinks=False)
     except OSError:
-        return -1
-    total = 0
+        return 0, -1
+    names, total = 1, 0
     linked: set[int] = set()
-    waiting = [decode(directory)]
+    waiting = [decode(path)] if stat.S_ISDIR(top.st_mode) else []
+    if not waiting:
+        return 1, top.st_blocks * _BLOCK
     while waiting:
         try:
             entries = list(os.scandir(waiting.pop()))
@@ -43,9 +51,10 @@ def size_of(directory: KPath) -> int:
                 continue
             if found.st_dev != top.st_dev or found.st_ino in linked:
                 continue
+            names += 1
             if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
                 linked.add(found.st_ino)
             total += found.st_blocks * _BLOCK
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(entry.path)
-    return total
+    return names, total

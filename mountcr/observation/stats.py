@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mountcr import devices
 from mountcr.model import InodeType, PathStat
+from mountcr.paths import ROOT, decode, parent
 
-__all__ = ["inode_type", "look", "path_stat"]
+if TYPE_CHECKING:
+    from mountcr.paths import KPath
+
+__all__ = ["device_of", "inode_type", "look", "path_stat"]
 
 _TYPES: Final = {
     stat.S_IFDIR: InodeType.DIRECTORY,
@@ -48,3 +52,12 @@ def look(path: bytes, *, dir_fd: int | None = None, follow: bool = False) -> Pat
         return path_stat(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def device_of(path: KPath) -> str:
+    """Give the device of a path, or of the deepest directory above it that is there."""
+    while True:
+        found = look(decode(path), follow=True)
+        if found is not None or path == ROOT:
+            return found.dev if found else ""
+        path = parent(path)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from mountcr.driver import get_driver
 from mountcr.kernel.programs import written_dialect
-from mountcr.observation.stats import look
-from mountcr.paths import ROOT, decode, parent
+from mountcr.observation.stats import device_of
 from mountcr.planning.choices import CACHE
 from mountcr.planning.conversion import is_foreign
 from mountcr.rootfs.changes import changes
@@ -43,7 +42,7 @@ def survey(stack: Stack, driver: str, upper: KPath) -> Survey:
     dialect = written_dialect(driver)
     if other.flat or not is_foreign(stack, other, dialect):
         return Survey(dialect=dialect)
-    found = {place: SurveyedLayer(dev=_device(place)) for place in (upper, CACHE)}
+    found = {place: SurveyedLayer(dev=device_of(place)) for place in (upper, CACHE)}
     found |= _layers(stack, get_dialect(dialect or other.dialect))
     return Survey(layers=found, dialect=dialect)
 
@@ -61,17 +60,8 @@ def _layers(stack: Stack, target: Dialect) -> dict[KPath, SurveyedLayer]:
                 continue
             foreign = foreign_path(layer, target, below)
             if foreign is None:
-                found[stored.path] = SurveyedLayer(dev=_device(stored.path))
+                found[stored.path] = SurveyedLayer(dev=device_of(stored.path))
             else:
                 digest = layer_digest(changes(layer, below, writable=False))
                 found[stored.path] = SurveyedLayer(foreign=shown(foreign), digest=digest)
     return found
-
-
-def _device(path: KPath) -> str:
-    """Give the device of a path, or of the deepest directory above it that is there."""
-    while True:
-        stat = look(decode(path), follow=True)
-        if stat is not None or path == ROOT:
-            return stat.dev if stat else ""
-        path = parent(path)

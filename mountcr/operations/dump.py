@@ -18,7 +18,7 @@ import datetime
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -49,10 +49,11 @@ if TYPE_CHECKING:
     from mountcr.model import Container, Facts
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
+    from mountcr.planning.records import Plan
     from mountcr.rootfs.fingerprint import Fingerprint
     from mountcr.stack import Stack
 
-__all__ = ["DUMP_SCHEMA", "DumpResult", "DumpSeconds", "dump"]
+__all__ = ["DUMP_SCHEMA", "Capture", "DumpResult", "DumpSeconds", "dump"]
 
 DUMP_SCHEMA = "mountcr/dump/1"
 
@@ -89,12 +90,30 @@ class DumpResult(Record, frozen=True, kw_only=True, omit_defaults=False):
     unseen: tuple[Unseen, ...] = ()
 
 
+class Capture(Protocol):
+    """Who takes a dump further than to its images, while the tasks are frozen still."""
+
+    def planned(self, manifest: Manifest) -> None:
+        """Hear, before anything is frozen, what will be dumped; raising ends the dump."""
+        ...
+
+    def frozen(self, manifest: Manifest, plan: Plan) -> None:
+        """Take what the images do not hold; they are complete. Raising lets the tasks go on."""
+        ...
+
+
 class _Dump:
     """One dump: the hooks share what they learn."""
 
     def __init__(
-        self, container: Container, choices: Choices, facts: Facts, extent: Extent | None
+        self,
+        container: Container,
+        choices: Choices,
+        facts: Facts,
+        extent: Extent | None,
+        capture: Capture | None,
     ) -> None:
+        self.capture = capture
         self.container = container
         self.choices = choices
         self.facts = facts
@@ -138,7 +157,9 @@ class _Dump:
         if self.choices.leave_running:
             self.read_files()
             self.take_fingerprint()
-        else:
+        if self.capture is not None:
+            self.capture.frozen(self.manifest(self.read_files()), self.plan)
+        if not self.choices.leave_running:
             self.completing = hold_back()
             manifests.write(self.manifest(()), self.choices.images, durable=False)
 
@@ -326,12 +347,17 @@ def _record_fingerprint(work: _Dump) -> None:
 
 
 def dump(
-    container: Container, choices: Choices, *, fingerprint: Extent | None = Extent.UPPER
+    container: Container,
+    choices: Choices,
+    *,
+    fingerprint: Extent | None = Extent.UPPER,
+    capture: Capture | None = None,
 ) -> DumpResult:
     """
     Dump a running container into `choices.images`, which is made if it is missing.
 
-    `fingerprint` is how much of the root file system is recorded for `verify`.
+    `fingerprint` is how much of the root file system is recorded for `verify`; `capture` takes
+    what the images do not hold.
 
     Raises PrivilegeError when not root, CapabilityError when CRIU does not work here,
     RefusedError when the plan is refused (nothing was touched), CriuError when CRIU failed: the
@@ -346,8 +372,10 @@ def dump(
         raise GoneError(msg, hint="start it first; `mountcr rebuild` works without")
     criu = binary.require()
     facts = observe(container, host=observe_host(criu=criu))
-    work = _Dump(container, choices, facts, fingerprint)
+    work = _Dump(container, choices, facts, fingerprint, capture)
     refuse(work.plan, "the dump")
+    if capture is not None:
+        capture.planned(work.manifest(()))
     with operation_recorded("dump", undo=False):
         there = _prepare(choices.images, container, leave_running=choices.leave_running)
         planned = time.monotonic()

@@ -13,10 +13,12 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr import manifest as manifests
-from mountcr.errors import MountcrError, PrivilegeError
+from mountcr.bundle.document import holds_contents
+from mountcr.bundle.reader import opened
+from mountcr.errors import MountcrError, PrivilegeError, VerificationError
 from mountcr.model import Record
 from mountcr.operations.restore import plan_restore
-from mountcr.paths import KPath, decode
+from mountcr.paths import KPath, decode, encode
 from mountcr.planning.choices import Choices
 from mountcr.rootfs import fingerprint as fingerprints
 from mountcr.rootfs.fingerprint import Extent, Fingerprint, LayerFingerprint
@@ -24,9 +26,11 @@ from mountcr.rootfs.verify import Difference, differences
 from mountcr.stack import StoredLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["VERIFY_SCHEMA", "VerifyResult", "verify"]
+    from mountcr.bundle.reader import Reader
+
+__all__ = ["VERIFY_SCHEMA", "VerifyResult", "verify", "verify_bundle"]
 
 VERIFY_SCHEMA: Final = "mountcr/verify/1"
 
@@ -78,6 +82,33 @@ def verify(images: KPath, *, quick: bool = False) -> VerifyResult:
         quick=quick,
         differences=tuple(found),
         notes=tuple(notes),
+    )
+
+
+def verify_bundle(
+    path: str, *, check: Callable[[Reader], None] = lambda _reader: None, quick: bool = False
+) -> VerifyResult:
+    """
+    Compare the members of a bundle with the digests of its document; nothing is written.
+
+    `quick` reads no contents of memory and layers. `check` sees the bundle first. Raises
+    NotFoundError, DocumentError for what is no bundle, RefusedError for an archive that breaks a
+    rule, OSError.
+    """
+    found: list[Difference] = []
+    with opened(path) as reader:
+        check(reader)
+        try:
+            for member, content in reader.members():
+                if quick and holds_contents(member.name):
+                    break
+                while content.some():
+                    pass
+        except VerificationError as error:
+            name = error.differences[0].partition(" ")[0]
+            found.append(Difference(path=KPath(name), what=error.differences[0]))
+    return VerifyResult(
+        images=encode(path), fingerprint=None, quick=quick, differences=tuple(found)
     )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "ListedContainer",
     "listed",
     "outline_container",
+    "size_in_units",
     "table_of_containers",
 ]
 
@@ -102,7 +103,7 @@ def table_of_containers(containers: Iterable[ListedContainer], *, size: bool = F
             _status(each),
             str(each.layers) if each.layers >= 0 else "?",
         )
-        table.add(*cells, *((_bytes(each.size),) if size else ()), style=_style(each))
+        table.add(*cells, *((size_in_units(each.size),) if size else ()), style=_style(each))
     return table
 
 
@@ -186,11 +187,11 @@ def _style(container: ListedContainer) -> str:
     return "red" if container.damages else _STYLES.get(container.status, "")
 
 
-def _bytes(size: int) -> str:
+def size_in_units(size: int) -> str:
     """
     Give a number of bytes in a unit that makes it short.
 
-    >>> _bytes(4096), _bytes(0), _bytes(-1)
+    >>> size_in_units(4096), size_in_units(0), size_in_units(-1)
     ('4.0 KiB', '0 B', '?')
     """
     if size < 0:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Layers that a bundle names, as the stores of this host have them.
+
+The cache of converted layers is a store as well: it has what earlier imports have unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mountcr import paths
+from mountcr.paths import KPath, decode
+from mountcr.planning.bundling import Known
+from mountcr.planning.choices import CACHE
+from mountcr.planning.placement import LayerAt
+from mountcr.rootfs.dialect import get_dialect
+from mountcr.rootfs.foreign import foreign_path
+from mountcr.rootfs.opened import opened
+from mountcr.stack import StoredLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mountcr.bundle.document import Bundle
+    from mountcr.engines import Roots
+
+__all__ = ["found_layers", "known_layers", "surveyed"]
+
+
+def known_layers(directories: Iterable[KPath], roots: Roots | None) -> dict[KPath, Known]:
+    """Give by which digests images have some directories of this host, as far as they do."""
+    from mountcr.engines.imagelayers import identify_opened, image_layers
+
+    directories = tuple(directories)
+    identified = identify_opened(directories, image_layers(roots)) if directories else ()
+    return {
+        path: Known(layer.diff_id, layer.chain_id)
+        for path, layer in zip(directories, identified, strict=True)
+        if layer is not None and not layer.flat and not layer.mapped
+    }
+
+
+def found_layers(bundle: Bundle, roots: Roots | None, marks: str) -> dict[str, LayerAt]:
+    """
+    Give where the layers of a bundle are on this host.
+
+    By DiffID, by chain id for those that hold all below them too, and by the SHA-256 of a member of
+    the bundle for those in the cache in the dialect `marks`. One that is in several stores is taken
+    from where it is in these marks, if there is one. Raises OSError naming what cannot be read.
+    """
+    from mountcr.engines.imagelayers import image_layers
+
+    wanted = {each.diff_id for each in bundle.layers} - {""}
+    whole = {each.chain_id for each in bundle.layers} - {""}
+    found: dict[str, LayerAt] = {}
+    for layer in image_layers(roots) if wanted or whole else ():
+        key = layer.chain_id if layer.flat else layer.diff_id
+        if layer.mapped or key not in (whole if layer.flat else wanted):
+            continue
+        if key in found and found[key].stored.dialect == marks:
+            continue
+        stored = StoredLayer(path=layer.path, dialect=layer.dialect)
+        found[key] = LayerAt(stored=stored, key=key.partition(":")[2], flat=layer.flat)
+    found |= _cached(bundle, marks)
+    return found
+
+
+def _cached(bundle: Bundle, marks: str) -> dict[str, LayerAt]:
+    """Give what is in the cache of members that the bundle has."""
+    found: dict[str, LayerAt] = {}
+    for each in bundle.members:
+        path = paths.join(CACHE, f"{each.sha256}.{marks}")
+        if os.path.isdir(decode(path)):
+            stored = StoredLayer(path=path, dialect=marks)
+            found[each.sha256] = LayerAt(stored=stored, key=each.sha256)
+    return found
+
+
+def surveyed(layers: Sequence[LayerAt], marks: str) -> tuple[LayerAt, ...]:
+    """
+    Look which layers, top first, have no mark that another dialect would read in another way.
+
+    One that lies on what is not there yet is not looked at: what a directory lies on tells whether
+    it hides it. Raises OSError naming what cannot be read.
+    """
+    number = len(layers)
+    while number and os.path.isdir(decode(layers[number - 1].stored.path)):
+        number -= 1
+    there = layers[number:]
+    if not marks or all(each.stored.dialect == marks for each in there):
+        return tuple(layers)
+    found = list(layers[:number])
+    with opened([each.stored for each in there]) as view:
+        below = view
+        for each, layer in zip(there, view.layers, strict=True):
+            below = below.below()
+            plain = foreign_path(layer, get_dialect(marks), below) is None
+            found.append(msgspec.structs.replace(each, plain=plain))
+    return tuple(found)

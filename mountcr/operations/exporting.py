@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Export: a container, or the images of one, into a bundle.
+
+A running container is captured when CRIU has written its images and its tasks are frozen still. If
+the bundle cannot be written, CRIU lets them go on, as if nothing had been. Where they are to run
+on, and the file system can share extents, the writable layer is cloned while they are frozen, and
+the bundle written when they run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import time
+from functools import partial
+from typing import IO, TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from mountcr import __version__, journal, paths
+from mountcr import manifest as manifests
+from mountcr.bundle.document import IMAGES, UPPER, Bundle, Carried, holds_contents, to_json
+from mountcr.bundle.reader import STANDARD
+from mountcr.bundle.writer import (
+    DirectorySink,
+    Part,
+    measure,
+    write_parts,
+    write_tar_bundle,
+)
+from mountcr.compression import Compression, Level
+from mountcr.criu.images import ImageSet
+from mountcr.criu.rewriting import rewrite
+from mountcr.errors import MountcrError, UsageError
+from mountcr.kernel.removal import remove_tree
+from mountcr.model import InodeType, Record
+from mountcr.observation.storedlayers import known_layers
+from mountcr.operations import snapshot
+from mountcr.operations.dump import dump
+from mountcr.operations.leftovers import recorded
+from mountcr.paths import KPath, decode, encode
+from mountcr.planning.bundling import LayerMode, plan_contents
+from mountcr.planning.choices import STATE, Choices
+from mountcr.planning.planner import make_plan
+from mountcr.procstat import is_same_process
+from mountcr.rootfs.changes import changes, everything
+from mountcr.rootfs.opened import opened
+from mountcr.rootfs.partial import Partial
+from mountcr.rootfs.tarwriter import write_tar
+from mountcr.rootfs.tree import DirectoryTree
+from mountcr.rootfs.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from mountcr.bundle.writer import Measured, Sink
+    from mountcr.compression import Output
+    from mountcr.engines import Roots
+    from mountcr.manifest import Manifest
+    from mountcr.model import Container
+    from mountcr.planning.bundling import Carrying, Contents
+    from mountcr.planning.records import Plan
+    from mountcr.rootfs.batches import Progress
+
+    Sign: TypeAlias = Callable[[bytes], bytes]
+
+__all__ = ["EXPORT_SCHEMA", "ExportChoices", "ExportResult", "export_container", "export_images"]
+
+EXPORT_SCHEMA: Final = "mountcr/export/1"
+
+_PIECE: Final = 1 << 20
+
+_SCRATCH: Final = paths.join(paths.parent(STATE), "exports")
+"""Where images lie while a bundle is written that has no place of its own."""
+
+
+class ExportChoices(Record, frozen=True, kw_only=True):
+    """
+    What goes into a bundle and how it is packed.
+
+    `output` is a file, `-`, or with a slash at its end a directory. `volumes` are mountpoints
+    whose contents go along. `sign` signs the document.
+    """
+
+    output: str
+    compression: Compression = Compression.ZSTD
+    level: int = 0
+    layers: LayerMode = LayerMode.MISSING
+    volumes: tuple[KPath, ...] = ()
+    all_volumes: bool = False
+
+
+class ExportSeconds(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """How long it took, in seconds; `frozen` is what tasks missed, 0 for an export of images."""
+
+    frozen: float = 0.0
+    total: float
+
+
+class ExportResult(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """
+    The bundle: `digest` is the SHA-256 of its document in hexadecimal, `bytes` its size on disk.
+
+    `layers` are how many lower layers it has, of so many. `left_out` are sockets.
+    """
+
+    schema: str = EXPORT_SCHEMA
+    output: str
+    digest: str
+    bytes: int
+    layers: tuple[int, int]
+    mounts: tuple[KPath, ...] = ()
+    left_out: tuple[KPath, ...] = ()
+    seconds: ExportSeconds
+
+
+class _Written(Record, frozen=True, kw_only=True):
+    """What was written."""
+
+    bundle: Bundle
+    digest: str
+    bytes: int
+
+
+def export_images(
+    images: KPath,
+    wanted: ExportChoices,
+    *,
+    roots: Roots | None = None,
+    sign: Sign | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """
+    Write a bundle of what was dumped into a directory, which stays as it is.
+
+    Raises NotFoundError or DocumentError for what is no images directory, UsageError, RefusedError
+    naming what cannot be exported, MountcrError for what changes meanwhile, OSError; there is no
+    bundle then.
+    """
+    began = time.monotonic()
+    manifest = manifests.read(images)
+    work = _Export(wanted, roots, sign, progress)
+    with recorded("export"):
+        contents = work.contents(manifest)
+        written = work.write(manifest, contents, images, {})
+    return _result(wanted, written, ExportSeconds(total=round(time.monotonic() - began, 4)))
+
+
+def export_container(
+    container: Container,
+    choices: Choices,
+    wanted: ExportChoices,
+    *,
+    roots: Roots | None = None,
+    sign: Sign | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda _line: None,
+) -> ExportResult:
+    """
+    Dump a running container into a bundle.
+
+    `tell` hears before anything is frozen how long it will be, where that depends on how much was
+    written into it. Raises what `dump` raises and what `export_images` does: the tasks go on then,
+    and there is no bundle. Without `choices.leave_running` they have ended.
+    """
+    began = time.monotonic()
+    work = _Export(wanted, roots, sign, progress)
+    with recorded("export"), _scratch(container) as scratch:
+        choices = msgspec.structs.replace(choices, images=paths.join(scratch, IMAGES))
+        capture = _Capture(work, choices, scratch, tell)
+        try:
+            dumped = dump(container, choices, fingerprint=None, capture=capture)
+        except BaseException:
+            if choices.leave_running or is_same_process(container.pid, container.start_time):
+                work.discard()
+            raise
+        written = capture.written or capture.write()
+    seconds = ExportSeconds(frozen=dumped.seconds.frozen, total=round(time.monotonic() - began, 4))
+    return _result(wanted, written, seconds)
+
+
+class _Capture:
+    """What happens of an export while a container is dumped."""
+
+    def __init__(
+        self, work: _Export, choices: Choices, scratch: KPath, tell: Callable[[str], None]
+    ) -> None:
+        self._work = work
+        self._choices = choices
+        self._scratch = scratch
+        self._tell = tell
+        self._shares = False
+        self._taken: tuple[Manifest, Contents, dict[str, bytes]] | None = None
+        self.written: _Written | None = None
+
+    def planned(self, manifest: Manifest) -> None:
+        """See, before anything is frozen, that all can be exported, and say how long it takes."""
+        contents = self._work.contents(manifest)
+        if not self._choices.leave_running:
+            return
+        sources = snapshot.sources_of(contents)
+        self._shares = snapshot.can_share(sources, self._scratch)
+        if not self._shares:
+            names, size, seconds = snapshot.freeze_seconds(sources)
+            self._tell(
+                f"note: the container will be frozen for about {seconds:.1f} s more than a dump "
+                f"takes: {names} names with {size} bytes are read while it is, because this file "
+                "system shares no extents"
+            )
+
+    def frozen(self, manifest: Manifest, plan: Plan) -> None:
+        """Write the bundle, or clone what it is made of; the images are complete."""
+        others = rewrite(ImageSet(self._choices.images), plan.rewrites).images
+        changed = {name: each.to_bytes() for name, each in others.items()}
+        contents = self._work.contents(manifest)
+        if self._shares:
+            contents = snapshot.take(contents, self._scratch)
+        self._taken = manifest, contents, changed
+        if not self._shares:
+            self.written = self.write()
+
+    def write(self) -> _Written:
+        """Write the bundle of what was taken."""
+        if self._taken is None:
+            msg = "CRIU never told that its images are complete"
+            raise MountcrError(msg, hint="update CRIU")
+        manifest, contents, changed = self._taken
+        return self._work.write(manifest, contents, self._choices.images, changed)
+
+
+@contextlib.contextmanager
+def _scratch(container: Container) -> Generator[KPath]:
+    """Give a directory for a block, for the owner only."""
+    journal.make_directories(decode(_SCRATCH), 0o700)
+    path = paths.join(_SCRATCH, f"{container.id[:64]}.{os.getpid()}")
+    journal.make_directory(decode(path), 0o700, tree=True)
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+
+
+class _Export:
+    """One bundle in the making."""
+
+    def __init__(
+        self,
+        wanted: ExportChoices,
+        roots: Roots | None,
+        sign: Sign | None,
+        progress: Progress | None,
+    ) -> None:
+        self._wanted = wanted
+        self._roots = roots
+        self._sign = sign
+        self._progress = progress
+        self._completed = False
+        if wanted.output != STANDARD and os.path.lexists(wanted.output.rstrip("/")):
+            msg = f"{encode(wanted.output)} is there already"
+            raise UsageError(msg, hint="name one that is not there yet")
+        parent = os.path.dirname(os.path.abspath(wanted.output))
+        if wanted.output != STANDARD and not os.path.isdir(parent):
+            msg = f"{encode(wanted.output)} cannot be made: {encode(parent)} is no directory"
+            raise UsageError(msg, hint="make the parent first")
+
+    def contents(self, manifest: Manifest) -> Contents:
+        """Say what goes in. Raises RefusedError, UsageError."""
+        return plan_contents(
+            manifest,
+            known_layers(manifest.rootfs.origin.lowers if manifest.rootfs else (), self._roots),
+            mode=self._wanted.layers,
+            volumes=self._wanted.volumes,
+            all_volumes=self._wanted.all_volumes,
+        )
+
+    def write(
+        self, manifest: Manifest, contents: Contents, images: KPath, changed: dict[str, bytes]
+    ) -> _Written:
+        """Write the bundle, whole or not at all."""
+        left_out: list[KPath] = []
+        parts = [
+            *_image_parts(images, changed, contents=False),
+            *_mount_parts(contents, self._progress),
+            *_image_parts(images, changed, contents=True),
+            *_layer_parts(contents, left_out, self._progress),
+        ]
+        measured = [measure(each) for each in parts]
+        bundle = Bundle(
+            mountcr=__version__,
+            kernel=_kernel(manifest),
+            criu=manifest.facts.host.criu.version if manifest.facts.host.criu else "",
+            plan=make_plan(manifest.facts, Choices(dumped=manifest.extra)),
+            dump=manifest,
+            layers=contents.layers,
+            mounts=tuple(map(_looked_at, contents.mounts)),
+            left_out=tuple(dict.fromkeys(left_out)),
+            members=tuple(each.digested for each in measured),
+        )
+        text = to_json(bundle)
+        signature = self._sign(text) if self._sign else None
+        size = self._put(text, signature, measured)
+        digest = hashlib.sha256(text).hexdigest()
+        return _Written(bundle=bundle, digest=digest, bytes=size)
+
+    def discard(self) -> None:
+        """Remove a bundle that is complete, of a container that goes on after all."""
+        if self._completed:
+            output = self._wanted.output.rstrip("/")
+            if os.path.isdir(output):
+                remove_tree(encode(os.path.abspath(output)))
+            else:
+                os.unlink(output)
+
+    def _put(self, text: bytes, signature: bytes | None, parts: Sequence[Measured]) -> int:
+        output = self._wanted.output
+        level = Level(self._wanted.compression, self._wanted.level)
+
+        def write(sink: Sink) -> None:
+            write_parts(text, signature, parts, sink)
+
+        if output == STANDARD:
+            counted = _Counted(sys.stdout.buffer)
+            write_tar_bundle(counted, level, write)
+            sys.stdout.buffer.flush()
+            return counted.size
+        into = encode(os.path.abspath(output))
+        with Partial(into) as made:
+            if output.endswith("/"):
+                write(DirectorySink(made.fd))
+                made.complete(durable=True)
+                self._completed = True
+                return sum(each.digested.size for each in parts) + len(text)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(b"bundle", flags, 0o600, dir_fd=made.fd), "wb", _PIECE) as file:
+                write_tar_bundle(file, level, write)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            # unlike rename(2), this never replaces what came there meanwhile
+            os.link(b"bundle", decode(into), src_dir_fd=made.fd, follow_symlinks=False)
+            self._completed = True
+            return size
+
+
+class _Counted:
+    """A file, and how much was written into it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size = 0
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        self._file.write(data)
+        self.size += len(data)
+        return len(data)
+
+
+def _kernel(manifest: Manifest) -> str:
+    capabilities = manifest.facts.host.capabilities
+    return capabilities.kernel if capabilities else ""
+
+
+def _looked_at(carrying: Carrying) -> Carried:
+    """Give what is carried with the mode and the owner that it has here."""
+    found = os.stat(decode(carrying.source))
+    return msgspec.structs.replace(
+        carrying.carried, mode=found.st_mode & 0o7777, uid=found.st_uid, gid=found.st_gid
+    )
+
+
+def _result(wanted: ExportChoices, written: _Written, seconds: ExportSeconds) -> ExportResult:
+    bundle = written.bundle
+    return ExportResult(
+        output=wanted.output,
+        digest=written.digest,
+        bytes=written.bytes,
+        layers=(sum(bool(each.member) for each in bundle.layers), len(bundle.layers)),
+        mounts=tuple(each.mountpoint for each in bundle.mounts),
+        left_out=bundle.left_out,
+        seconds=seconds,
+    )
+
+
+# --- Members --------------------------------------------------------------------------------------
+
+
+def _image_parts(images: KPath, changed: Mapping[str, bytes], *, contents: bool) -> Iterator[Part]:
+    """Give CRIU's images: those that hold contents of memory and files, or the others."""
+    directory = decode(images)
+    for name in sorted(os.listdir(os.fsdecode(directory))):
+        member = f"{IMAGES}/{name}"
+        if not name.endswith(".img") or holds_contents(member) is not contents:
+            continue
+        if name in changed:
+            yield Part(member, partial(_write_bytes, changed[name]))
+        else:
+            yield Part(member, partial(_write_file, os.path.join(directory, os.fsencode(name))))
+
+
+def _write_bytes(data: bytes, file: Output) -> None:
+    file.write(data)
+
+
+def _write_file(path: bytes, file: Output) -> None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags), "rb", buffering=0) as source:
+        while data := source.read(_PIECE):
+            file.write(data)
+
+
+def _mount_parts(contents: Contents, progress: Progress | None) -> Iterator[Part]:
+    """Give what lies on mounts."""
+    for carried, source in contents.mounts:
+        if carried.type is InodeType.DIRECTORY:
+            yield Part(carried.member, partial(_write_directory, source, progress))
+        else:
+            yield Part(carried.member, partial(_write_file, decode(source)))
+
+
+def _write_directory(source: KPath, progress: Progress | None, file: Output) -> None:
+    with DirectoryTree(source) as tree:
+        write_tar(everything(tree), file, progress=progress)
+
+
+def _layer_parts(
+    contents: Contents, left_out: list[KPath], progress: Progress | None
+) -> Iterator[Part]:
+    """Give the layers, the writable one last."""
+    for number, layer in enumerate(contents.layers, 1):
+        if layer.member:
+            yield Part(layer.member, partial(_write_layer, contents, number, [], progress))
+    yield Part(UPPER, partial(_write_layer, contents, 0, left_out, progress))
+
+
+def _write_layer(
+    contents: Contents,
+    number: int,
+    left_out: list[KPath],
+    progress: Progress | None,
+    file: Output,
+) -> None:
+    """Write what one layer changes of those below it."""
+    with opened(contents.stored, contents.data) as view:
+        layer = view.layers[number]
+        below = View(view.layers[number + 1 :], view.data)
+        entries = changes(layer, below, writable=number == 0)
+        left_out += write_tar(entries, file, progress=progress).left_out

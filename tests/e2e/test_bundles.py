@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container goes into a bundle and comes out of it, on another driver, under another id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mountcr.demo.launch import BindMount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from e2e.conftest import Place
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("imports")]
+
+
+@pytest.fixture
+def imports(place: Place) -> Iterator[None]:
+    """Nothing of the tests stays where imported containers lie."""
+    yield
+    place.close()
+    for name in os.listdir("/var/lib/mountcr/containers"):
+        if name.startswith("test-"):
+            shutil.rmtree(f"/var/lib/mountcr/containers/{name}")
+
+
+def counter(place: Place, *words: str, binds: list[BindMount] | None = None) -> int:
+    """Start a counter that has changed, removed and renamed what its image had."""
+    place.mount_overlay()
+    (place.root / "etc/motd").write_text("changed\n")
+    (place.root / "etc/lines").unlink()
+    (place.root / "etc").rename(place.root / "moved") if "rename" in words else None
+    return place.start(binds=binds or [])
+
+
+def gone(place: Place) -> None:
+    """Take away everything that the container was made of, as on another host."""
+    place.unmount()
+    for each in (*place.layers, place.upper, place.work):
+        shutil.rmtree(each)
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs", "unionfs", "fuse-overlayfs"])
+def test_a_counter_goes_on_elsewhere(place: Place, driver: str) -> None:
+    """Export ends it, nothing of it is left, restore of the file brings it back."""
+    pid = counter(place)
+    place.wait(lambda: place.count() > 3)
+    bundle = place.top / "web.tar.zst"
+    exported = place.done("export", pid, "-o", bundle)
+    assert exported["layers"] == [3, 3]
+    assert not place.runs(pid)
+    reached = place.count()
+    gone(place)
+    restored = place.done("restore", bundle, "--id", f"test-{driver}", "--driver", driver)
+    assert restored["differences"] == []
+    place.remember(restored["pid"])
+    root = Path(f"/proc/{restored['pid']}/root")
+    counted = root / "var/count"
+    place.wait(lambda: len(counted.read_text().splitlines()) > reached + 3)
+    lines = counted.read_text().split()
+    assert lines == [str(number + 1) for number in range(len(lines))]
+    assert (root / "etc/motd").read_text() == "changed\n"
+    assert os.listdir(root / "etc") == ["motd"]
+
+
+def root_of(document: dict[str, object], place: Place) -> Path:
+    """Give the root of a restored container, which is remembered."""
+    pid = document["pid"]
+    assert isinstance(pid, int)
+    place.remember(pid)
+    return Path(f"/proc/{pid}/root")
+
+
+def test_what_comes_from_outside_is_asked_for(place: Place) -> None:
+    """All missing sources are named with type and mode; nothing is unpacked, then each is given."""
+    hosts = place.write(place.top / "hosts", "10.0.0.1 db\n")
+    data = place.directory("data", "file")
+    data.chmod(0o750)
+    binds = [BindMount(str(hosts), "/etc/hosts"), BindMount(str(data), "/data")]
+    bundle = place.top / "web.tar"
+    place.done("export", counter(place, binds=binds), "-o", bundle, "--compress", "none")
+    refused = place.mountcr("restore", bundle, "--id", "test-asks")
+    assert refused.status == 4
+    assert f"M3 /etc/hosts: a file, mode 0644, {hosts} where it came from" in refused.err
+    assert f"M3 /data: a directory, mode 0750, {data} where it came from" in refused.err
+    assert "--bind" in refused.err
+    assert not os.path.exists("/var/lib/mountcr/containers/test-asks")
+    planned = place.mountcr("plan", bundle, "--for", "restore", "--json")
+    assert planned.status == 4
+    assert [each["mount"] for each in planned.document["findings"] if each["rule"] == "M3"] == [
+        "/etc/hosts",
+        "/data",
+    ]
+    other = place.directory("other", "here")
+    words = ("--bind", f"/data={other}", "--allow-bind", place.top)
+    root = root_of(place.done("restore", bundle, "--id", "test-asks", *words), place)
+    assert (root / "etc/hosts").read_text() == "10.0.0.1 db\n"
+    assert os.listdir(root / "data") == ["here"]
+    root = root_of(place.done("restore", bundle, "--id", "test-made", "--create-missing"), place)
+    assert (root / "etc/hosts").read_text() == ""
+    assert os.listdir(root / "data") == []
+
+
+def test_volumes_go_along_by_choice(place: Place) -> None:
+    """A volume that was asked for comes back with its content, its owners and its marks."""
+    data = place.directory("data", "file", "deep")
+    os.chown(data / "file", 12, 34)
+    os.setxattr(data / "file", "user.name", b"value")
+    os.link(data / "file", data / "link")
+    name = place.write(place.top / "name", "web\n")
+    binds = [BindMount(str(name), "/etc/hostname"), BindMount(str(data), "/data")]
+    pid = counter(place, binds=binds)
+    wrong = place.mountcr("export", pid, "-o", place.top / "no", "--volume", "/nothing")
+    assert wrong.status == 2
+    assert "--volume /nothing" in wrong.err
+    assert "/etc/hostname, /data" in wrong.err
+    assert place.runs(pid)
+    assert not (place.top / "no").exists()
+    bundle = place.top / "web.tar.gz"
+    words = ("--volume", "all", "--compress", "gzip")
+    exported = place.done("export", pid, "-o", bundle, *words)
+    assert exported["mounts"] == ["/etc/hostname", "/data"]
+    shutil.rmtree(data)
+    name.unlink()
+    root = root_of(place.done("restore", bundle, "--id", "test-volumes"), place)
+    assert (root / "etc/hostname").read_text() == "web\n"
+    found = (root / "data/file").stat()
+    assert (found.st_uid, found.st_gid, found.st_nlink) == (12, 34, 2)
+    assert os.getxattr(root / "data/file", "user.name") == b"value"
+
+
+def test_many_are_restored_from_one(place: Place) -> None:
+    """Each has an upper of its own; the one that was exported may go on."""
+    pid = counter(place)
+    bundle = place.top / "web.tar.zst"
+    told = place.mountcr("export", pid, "-o", bundle, "--leave-running")
+    assert told.status == 0, told
+    assert "the container will be frozen for about" in told.err or "frozen" in told.out
+    place.goes_on()
+    roots = [
+        root_of(place.done("restore", bundle, "--id", f"test-{number}"), place)
+        for number in range(3)
+    ]
+    for number, root in enumerate(roots):
+        (root / "var/who").write_text(f"{number}")
+    assert [(root / "var/who").read_text() for root in roots] == ["0", "1", "2"]
+    place.goes_on()
+    taken = place.mountcr("restore", bundle, "--id", "test-0")
+    assert taken.status == 2
+    assert "/var/lib/mountcr/containers/test-0 is there already" in taken.err
+
+
+def test_a_bundle_goes_through_pipes(place: Place) -> None:
+    """`-` is standard output and input; the same images give the same bytes, also from a pipe."""
+    images = place.dump(counter(place))
+    first, second = place.top / "first", place.top / "second"
+    with first.open("wb") as file:
+        assert place.popen("export", images, "-o", "-", stdout=file.fileno()).wait(60) == 0
+    place.done("export", images, "-o", second)
+    assert first.read_bytes() == second.read_bytes()
+    with first.open("rb") as file:
+        process = place.popen("import", "-", "--id", "test-piped", stdin=file.fileno())
+        assert process.wait(60) == 0
+    root = root_of(place.done("restore", "/var/lib/mountcr/containers/test-piped/images"), place)
+    assert (root / "etc/motd").read_text() == "changed\n"
+
+
+def test_a_directory_is_a_bundle_too(place: Place) -> None:
+    """With the same members, and the same digest."""
+    images = place.dump(counter(place))
+    one = place.done("export", images, "-o", place.top / "file")
+    other = place.done("export", images, "-o", f"{place.top}/directory/")
+    assert one["digest"] == other["digest"]
+    assert place.done("verify", place.top / "directory")["differences"] == []
+    root = root_of(place.done("restore", place.top / "directory", "--id", "test-dir"), place)
+    assert (root / "etc/motd").read_text() == "changed\n"
+
+
+def test_a_bundle_is_looked_at(place: Place) -> None:
+    """inspect, facts, graph, files and plan take one; verify names the member that was changed."""
+    bundle = place.top / "web.tar"
+    place.done("export", counter(place), "-o", bundle, "--compress", "none")
+    document = place.done("inspect", bundle)
+    assert document["members"][0]["name"].startswith("images/")
+    assert [each["member"] for each in document["layers"]] == [
+        f"layers/{number}.tar" for number in (1, 2, 3)
+    ]
+    for command in ("facts", "graph", "files"):
+        assert place.mountcr(command, bundle).status == 0
+    assert place.done("verify", bundle)["differences"] == []
+    content = bytearray(bundle.read_bytes())
+    content[content.rindex(b"changed\n")] ^= 1
+    bundle.write_bytes(content)
+    damaged = place.mountcr("verify", bundle)
+    assert damaged.status == 5
+    assert damaged.out.startswith("layers/upper.tar: ")
+    assert place.mountcr("verify", bundle, "--quick").status == 0
+    refused = place.mountcr("restore", bundle, "--id", "test-damaged")
+    assert refused.status == 5
+    assert "layers/upper.tar" in refused.err
+    assert not os.path.exists("/var/lib/mountcr/containers/test-damaged")
