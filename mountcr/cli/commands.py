@@ -10,6 +10,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from mountcr.cli.options import (
+    add_binds,
+    add_cgroups,
+    add_dry_run,
+    add_engines,
+    add_imported,
+    add_key,
+    add_reference,
+    add_requests,
+    add_rewriting,
+    add_rootfs,
+)
 from mountcr.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -19,8 +31,6 @@ if TYPE_CHECKING:
     Subparsers = Any  # argparse keeps the type of what add_subparsers() gives to itself
 
 __all__ = ["configure"]
-
-_MODES = ("none", "props", "soft", "full", "strict", "ignore")
 
 
 def _later(name: str) -> Callable[[argparse.Namespace], int]:
@@ -52,101 +62,23 @@ def _add(
     return parser
 
 
-def _reference(
-    parser: argparse.ArgumentParser, name: str = "reference", metavar: str = "REF"
-) -> None:
-    given = parser.add_argument(name, metavar=metavar)
-    vars(given)["completer"] = _references
-    _engine_options(parser)
-
-
-def _references(prefix: str, **given: Any) -> list[str]:
-    """Complete a reference; argcomplete calls it, when a shell asks."""
-    completion = importlib.import_module("mountcr.cli.completion")
-    found: list[str] = completion.references(prefix, **given)
-    return found
-
-
-def _engine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--engine", metavar="E", help="ask only this engine, as `E:REF` does: docker, podman, …"
-    )
-    parser.add_argument(
-        "--root",
-        dest="engine_root",
-        action="append",
-        metavar="DIR",
-        help="the data root of an engine, instead of the usual ones: /var/lib/docker, …; can be "
-        "given several times",
-    )
-    parser.add_argument(
-        "--runroot",
-        action="append",
-        metavar="DIR",
-        help="the state or exec root that belongs to the --root of the same place",
-    )
-    parser.add_argument("--namespace", metavar="NS", help="only this namespace of containerd")
-    parser.add_argument(
-        "--runtime-root",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a state directory of runc, crun or youki to look in first (also: "
-        "$MOUNTCR_RUNTIME_ROOT)",
-    )
-
-
-def _rootfs_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--driver",
-        metavar="D",
-        help="the storage driver of the root: overlay, vfs, aufs, unionfs, fuse-overlayfs",
-    )
-    parser.add_argument("--upper", metavar="DIR", help="a new directory for the writable layer")
-
-
-def _binds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--bind",
-        action="append",
-        default=[],
-        metavar="DST=SRC",
-        help="where an external mount comes from on this host",
-    )
-
-
-def _cgroups(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--manage-cgroups-mode",
-        choices=_MODES,
-        metavar="MODE",
-        help=f"what CRIU does with control groups: {', '.join(_MODES)}; the plan says the default",
-    )
-
-
-def _dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="say what would be done, and do nothing"
-    )
-
-
 def _ls(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "ls", "list the containers of every engine, running or not")
     parser.add_argument(
         "--size", action="store_true", help="say what each writable layer takes on disk"
     )
-    _engine_options(parser)
+    add_engines(parser)
 
 
 def _inspect(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "inspect", "say all that is recorded of a container, and by whom")
-    _reference(parser, metavar="REF|FILE")
-    _key(parser)
+    add_reference(parser, metavar="REF|FILE")
+    add_key(parser)
 
 
 def _plan(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "plan", "say what a dump and a restore would do, and change nothing")
-    _reference(parser, metavar="REF|FACTS|DIR")
+    add_reference(parser, metavar="REF|FACTS|DIR")
     parser.add_argument(
         "--for", dest="purpose", choices=("dump", "restore"), default="dump", help="default: dump"
     )
@@ -160,18 +92,18 @@ def _plan(subparsers: Subparsers) -> None:
         help="print only what CRIU is told: as a command line, as one for CRIU 1.3 to 2, as a "
         "configuration file for a runtime (annotation org.criu.config), as JSON of criu_opts",
     )
-    _rootfs_options(parser)
-    _binds(parser)
-    _requests(parser)
-    _imported(parser)
-    _key(parser)
-    _cgroups(parser)
+    add_rootfs(parser)
+    add_binds(parser)
+    add_requests(parser)
+    add_imported(parser)
+    add_key(parser)
+    add_cgroups(parser)
     parser.set_defaults(takes_criu_options=True)
 
 
 def _graph(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "graph", "show the mounts of a container and how they hang together")
-    _reference(parser, metavar="REF|FACTS|DIR")
+    add_reference(parser, metavar="REF|FACTS|DIR")
     parser.add_argument(
         "--format",
         choices=("tree", "json", "dot", "svg", "html"),
@@ -182,7 +114,7 @@ def _graph(subparsers: Subparsers) -> None:
 
 def _files(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "files", "say what every open and mapped file really is")
-    _reference(parser, metavar="REF|FACTS|DIR|CAPTURE")
+    add_reference(parser, metavar="REF|FACTS|DIR|CAPTURE")
     parser.add_argument(
         "--quirks", action="store_true", help="only what the kernel shows otherwise than it is"
     )
@@ -190,12 +122,12 @@ def _files(subparsers: Subparsers) -> None:
 
 def _facts(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "facts", "print all that can be observed of a container, as JSON")
-    _reference(parser, metavar="REF|FACTS|DIR|CAPTURE")
+    add_reference(parser, metavar="REF|FACTS|DIR|CAPTURE")
 
 
 def _dump(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "dump", "plan, then have CRIU dump a container")
-    _reference(parser)
+    add_reference(parser)
     parser.add_argument("--images", metavar="DIR", required=True, help="where the images go")
     parser.add_argument("--leave-running", action="store_true", help="let the container go on")
     parser.add_argument(
@@ -205,18 +137,18 @@ def _dump(subparsers: Subparsers) -> None:
         help="what is recorded for `verify`: the writable layer and which directories the others "
         "are, or the contents of all; default: upper",
     )
-    _cgroups(parser)
-    _dry_run(parser)
+    add_cgroups(parser)
+    add_dry_run(parser)
     parser.set_defaults(takes_criu_options=True)
 
 
 def _rebuild(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "rebuild", "mount the root file system of a container")
-    _reference(parser, metavar="DIR|REF")
+    add_reference(parser, metavar="DIR|REF")
     parser.add_argument("--at", metavar="DIR", required=True, help="where it is mounted")
     parser.add_argument("--ro", action="store_true", help="read-only: no layer is written into")
-    _rootfs_options(parser)
-    _dry_run(parser)
+    add_rootfs(parser)
+    add_dry_run(parser)
 
 
 def _umount(subparsers: Subparsers) -> None:
@@ -226,17 +158,17 @@ def _umount(subparsers: Subparsers) -> None:
 
 def _cleanup(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "cleanup", "remove what was left behind by a mountcr that was killed")
-    _dry_run(parser)
+    add_dry_run(parser)
 
 
 def _restore(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "restore", "verify, rebuild, have CRIU restore, compare the mounts")
     parser.add_argument("images", metavar="DIR|FILE", help="images, or a bundle; - is stdin")
-    _rootfs_options(parser)
-    _binds(parser)
-    _requests(parser)
-    _imported(parser)
-    _key(parser)
+    add_rootfs(parser)
+    add_binds(parser)
+    add_requests(parser)
+    add_imported(parser)
+    add_key(parser)
     parser.add_argument("--root", metavar="DIR", help="mount the root there on the host too")
     parser.add_argument(
         "--via",
@@ -256,9 +188,9 @@ def _restore(subparsers: Subparsers) -> None:
         action="store_true",
         help="restore although the content of open or mapped files has changed",
     )
-    _cgroups(parser)
+    add_cgroups(parser)
     parser.add_argument("--cgroup-root", metavar="PATH", help="put the control groups below PATH")
-    _dry_run(parser)
+    add_dry_run(parser)
     parser.set_defaults(takes_criu_options=True)
 
 
@@ -268,13 +200,13 @@ def _verify(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="compare no contents of layers, nor of memory"
     )
-    _key(parser)
+    add_key(parser)
 
 
 def _export(subparsers: Subparsers) -> None:
     text = "dump a container into a bundle: one file that another host can restore"
     parser = _add(subparsers, "export", text)
-    _reference(parser, metavar="REF|DIR")
+    add_reference(parser, metavar="REF|DIR")
     parser.add_argument(
         "-o",
         "--output",
@@ -304,7 +236,7 @@ def _export(subparsers: Subparsers) -> None:
         help="none, gzip or zstd; default: zstd",
     )
     parser.add_argument("--sign", metavar="KEY", help="sign it with a secret key of minisign")
-    _cgroups(parser)
+    add_cgroups(parser)
     parser.set_defaults(takes_criu_options=True)
 
 
@@ -317,41 +249,9 @@ def _import(subparsers: Subparsers) -> None:
         metavar="D",
         help="the storage driver of the root: overlay, vfs, aufs, unionfs, fuse-overlayfs",
     )
-    _imported(parser)
-    _key(parser)
-    _engine_options(parser)
-
-
-def _imported(parser: argparse.ArgumentParser) -> None:
-    """Add what says how a bundle is put on this host."""
-    parser.add_argument("--id", metavar="NEW", help="the id that the container of a bundle gets")
-    parser.add_argument(
-        "--into", metavar="DIR", help="a new directory for a bundle, instead of one of its id"
-    )
-
-
-def _key(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--key",
-        metavar="PUBKEY",
-        help="a public key of minisign, or its file, that a bundle must be signed with",
-    )
-
-
-def _requests(parser: argparse.ArgumentParser) -> None:
-    """Add what answers the requests of a bundle for paths of this host."""
-    parser.add_argument(
-        "--allow-bind",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="let a bundle have mounts from the paths below DIR that it names",
-    )
-    parser.add_argument(
-        "--create-missing",
-        action="store_true",
-        help="give a mount of a bundle something empty where nothing is given for it",
-    )
+    add_imported(parser)
+    add_key(parser)
+    add_engines(parser)
 
 
 def _convert(subparsers: Subparsers) -> None:
@@ -381,42 +281,30 @@ def _convert(subparsers: Subparsers) -> None:
 def _images(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "images", "show the mounts, files and tasks in CRIU's images")
     parser.add_argument("images", metavar="DIR", help="images of any CRIU")
-    _rewriting(parser, "--map", "OLD=NEW", "look for files below OLD below NEW when restored")
-    _rewriting(
+    add_rewriting(parser, "--map", "OLD=NEW", "look for files below OLD below NEW when restored")
+    add_rewriting(
         parser,
         "--map-cgroup",
         "[CONTROLLER:]OLD=NEW",
         "put control groups below OLD below NEW, of the hierarchy with CONTROLLER or of all",
     )
-    _rewriting(
+    add_rewriting(
         parser, "--unchecked", "PATH", "have CRIU take PATH whatever its size, mode and build-id"
     )
-    _rewriting(
+    add_rewriting(
         parser,
         "--name-external",
         "MOUNTPOINT=KEY",
         "give a mount that CRIU detected (`mnt[]`) a key, for `--external mnt[KEY]:SOURCE`",
     )
-    _rewriting(
+    add_rewriting(
         parser,
         "--external-overlay",
         "MOUNTPOINT=KEY",
         "have an overlay in the container given to CRIU, by that key, instead of made by it",
     )
-    _dry_run(parser)
+    add_dry_run(parser)
     parser.set_defaults(operations=[])
-
-
-def _rewriting(parser: argparse.ArgumentParser, option: str, metavar: str, text: str) -> None:
-    """Add an option that rewrites images; all are done in the order in which they are given."""
-    parser.add_argument(
-        option,
-        dest="operations",
-        action="append",
-        type=lambda word: (option, word),
-        metavar=metavar,
-        help=text,
-    )
 
 
 def _docker_cr(subparsers: Subparsers) -> None:
@@ -432,8 +320,8 @@ def _docker_cr(subparsers: Subparsers) -> None:
         help="say what is planned too and, on failure, what CRIU's log says",
     )
     parser.add_argument("--runroot", metavar="DIR", help="Docker's exec root, if not /run/docker")
-    _rootfs_options(parser)
-    _binds(parser)
+    add_rootfs(parser)
+    add_binds(parser)
     parser.add_argument(
         "--allow-changed",
         action="store_true",

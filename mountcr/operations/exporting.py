@@ -15,18 +15,16 @@ import hashlib
 import os
 import sys
 import time
-from functools import partial
 from typing import IO, TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
 from mountcr import __version__, journal, paths
 from mountcr import manifest as manifests
-from mountcr.bundle.document import IMAGES, UPPER, Bundle, Carried, holds_contents, to_json
+from mountcr.bundle.document import IMAGES, Bundle, Carried, to_json
 from mountcr.bundle.reader import STANDARD
 from mountcr.bundle.writer import (
     DirectorySink,
-    Part,
     measure,
     write_parts,
     write_tar_bundle,
@@ -36,28 +34,23 @@ from mountcr.criu.images import ImageSet
 from mountcr.criu.rewriting import rewrite
 from mountcr.errors import MountcrError, UsageError
 from mountcr.kernel.removal import remove_tree
-from mountcr.model import InodeType, Record
+from mountcr.model import Record
 from mountcr.observation.storedlayers import known_layers
 from mountcr.operations import snapshot
 from mountcr.operations.dump import dump
 from mountcr.operations.leftovers import recorded
+from mountcr.operations.parts import parts_of
 from mountcr.paths import KPath, decode, encode
 from mountcr.planning.bundling import LayerMode, plan_contents
 from mountcr.planning.choices import STATE, Choices
 from mountcr.planning.planner import make_plan
 from mountcr.procstat import is_same_process
-from mountcr.rootfs.changes import changes, everything
-from mountcr.rootfs.opened import opened
 from mountcr.rootfs.partial import Partial
-from mountcr.rootfs.tarwriter import write_tar
-from mountcr.rootfs.tree import DirectoryTree
-from mountcr.rootfs.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from mountcr.bundle.writer import Measured, Sink
-    from mountcr.compression import Output
     from mountcr.engines import Roots
     from mountcr.manifest import Manifest
     from mountcr.model import Container
@@ -281,12 +274,7 @@ class _Export:
     ) -> _Written:
         """Write the bundle, whole or not at all."""
         left_out: list[KPath] = []
-        parts = [
-            *_image_parts(images, changed, contents=False),
-            *_mount_parts(contents, self._progress),
-            *_image_parts(images, changed, contents=True),
-            *_layer_parts(contents, left_out, self._progress),
-        ]
+        parts = parts_of(contents, images, changed, left_out, self._progress)
         measured = [measure(each) for each in parts]
         bundle = Bundle(
             mountcr=__version__,
@@ -382,69 +370,3 @@ def _result(wanted: ExportChoices, written: _Written, seconds: ExportSeconds) ->
         left_out=bundle.left_out,
         seconds=seconds,
     )
-
-
-# --- Members --------------------------------------------------------------------------------------
-
-
-def _image_parts(images: KPath, changed: Mapping[str, bytes], *, contents: bool) -> Iterator[Part]:
-    """Give CRIU's images: those that hold contents of memory and files, or the others."""
-    directory = decode(images)
-    for name in sorted(os.listdir(os.fsdecode(directory))):
-        member = f"{IMAGES}/{name}"
-        if not name.endswith(".img") or holds_contents(member) is not contents:
-            continue
-        if name in changed:
-            yield Part(member, partial(_write_bytes, changed[name]))
-        else:
-            yield Part(member, partial(_write_file, os.path.join(directory, os.fsencode(name))))
-
-
-def _write_bytes(data: bytes, file: Output) -> None:
-    file.write(data)
-
-
-def _write_file(path: bytes, file: Output) -> None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags), "rb", buffering=0) as source:
-        while data := source.read(_PIECE):
-            file.write(data)
-
-
-def _mount_parts(contents: Contents, progress: Progress | None) -> Iterator[Part]:
-    """Give what lies on mounts."""
-    for carried, source in contents.mounts:
-        if carried.type is InodeType.DIRECTORY:
-            yield Part(carried.member, partial(_write_directory, source, progress))
-        else:
-            yield Part(carried.member, partial(_write_file, decode(source)))
-
-
-def _write_directory(source: KPath, progress: Progress | None, file: Output) -> None:
-    with DirectoryTree(source) as tree:
-        write_tar(everything(tree), file, progress=progress)
-
-
-def _layer_parts(
-    contents: Contents, left_out: list[KPath], progress: Progress | None
-) -> Iterator[Part]:
-    """Give the layers, the writable one last."""
-    for number, layer in enumerate(contents.layers, 1):
-        if layer.member:
-            yield Part(layer.member, partial(_write_layer, contents, number, [], progress))
-    yield Part(UPPER, partial(_write_layer, contents, 0, left_out, progress))
-
-
-def _write_layer(
-    contents: Contents,
-    number: int,
-    left_out: list[KPath],
-    progress: Progress | None,
-    file: Output,
-) -> None:
-    """Write what one layer changes of those below it."""
-    with opened(contents.stored, contents.data) as view:
-        layer = view.layers[number]
-        below = View(view.layers[number + 1 :], view.data)
-        entries = changes(layer, below, writable=number == 0)
-        left_out += write_tar(entries, file, progress=progress).left_out
