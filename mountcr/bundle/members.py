@@ -11,7 +11,7 @@ file systems are tars in them, and read by `mountcr.rootfs.tar`.
 from __future__ import annotations
 
 import tarfile
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from mountcr.paths import encode
 
@@ -73,7 +73,7 @@ class Members:
         try:
             # An uncompressed tar by its interface: the stream has decompressed it, and cannot seek.
             with tarfile.open(
-                fileobj=self._stream,  # type: ignore[call-overload]  # as much as is needed
+                fileobj=cast("IO[bytes]", self._stream),  # as much of one as is needed
                 mode="r:",
                 encoding="utf-8",
                 errors="surrogateescape",

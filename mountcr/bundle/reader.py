@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mountcr.bundle.document import Digested
     from mountcr.bundle.members import Content
+    from mountcr.compression import Input
 
 __all__ = ["STANDARD", "Reader", "is_bundle", "opened", "opened_members", "whole"]
 
@@ -120,7 +121,7 @@ def whole(member: Member, content: Content, most: int, name: str) -> bytes:
     if member.size > most:
         msg = f"{name}: {shown(member.name)} has {member.size} bytes, more than {most}"
         raise RefusedError(f"{msg} (rule: size of documents)", hint="make the archive anew")
-    parts = []
+    parts: list[bytes] = []
     while piece := content.some():
         parts.append(bytes(piece))
     return b"".join(parts)
@@ -194,12 +195,12 @@ def opened_members(
 class _Told:
     """A file, and who is told how much of it was read."""
 
-    def __init__(self, file: object, count: Callable[[int], None]) -> None:
+    def __init__(self, file: Input, count: Callable[[int], None]) -> None:
         self._file = file
         self._count = count
 
     def read(self, size: int, /) -> bytes:
-        data: bytes = self._file.read(size)  # type: ignore[attr-defined]
+        data = self._file.read(size)
         self._count(len(data))
         return data
 

@@ -88,7 +88,7 @@ def plan_contents(
         msg = "the root file system is read-only: it has no writable layer to export"
         raise RefusedError(msg, hint="pull the image on the other host")
     # what lies in data-only layers is of no use in another store: contents go into the bundle
-    digests = {} if stack.data else known
+    digests: Mapping[KPath, Known] = {} if stack.data else known
     layers = tuple(
         _layer(number, digests.get(each.path), LayerMode.ALL if stack.data else mode)
         for number, each in enumerate(lowers, 1)
@@ -125,7 +125,7 @@ def _mounts(
         wanted = external.mountpoint in volumes or (all_volumes and _is_volume(external))
         if external.source is None or not (external.source in own or wanted):
             continue
-        if external.type not in {InodeType.DIRECTORY, InodeType.FILE}:
+        if external.type is not InodeType.DIRECTORY and external.type is not InodeType.FILE:
             if external.mountpoint in volumes:
                 msg = f"--volume {external.mountpoint}: a {external.type} has no content"
                 raise UsageError(msg, hint="name a directory or a regular file")

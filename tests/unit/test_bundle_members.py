@@ -6,7 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -15,9 +15,6 @@ from mountcr.bundle.members import Members
 from mountcr.bundle.stream import Stream
 from mountcr.compression import Compression, Level, compressed
 from mountcr.errors import RefusedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def tar(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
@@ -42,9 +39,9 @@ def info(name: str, **fields: object) -> tarfile.TarInfo:
 
 def read(data: bytes, limits: Limits | None = None) -> dict[str, bytes]:
     limits = limits or Limits()
-    found = {}
+    found: dict[str, bytes] = {}
     for member, content in Members(Stream(io.BytesIO(data), "a.tar", limits), limits):
-        parts = []
+        parts: list[bytes] = []
         while piece := content.some():
             parts.append(bytes(piece))
         found[member.name] = b"".join(parts)
@@ -148,20 +145,20 @@ def test_what_is_too_much_is_refused(archive: bytes, limits: Limits, said: str) 
     assert said in refusal(archive, limits)
 
 
-@pytest.mark.parametrize(
-    "cut",
-    [
-        lambda data: data[:700],
-        lambda data: data[:1100],
-        lambda data: data[:1024],
-        lambda data: data[:100],
-        lambda _data: b"",
-        lambda _data: b"x" * 2000,
-        lambda data: data.rstrip(b"\0") + bytes(2000) + b"x",
-        lambda data: data[:1024] + b"x" * 512 + data[1024:],
-        lambda data: gzip.compress(data)[:-9],
-    ],
-)
+CUTS: list[Callable[[bytes], bytes]] = [
+    lambda data: data[:700],
+    lambda data: data[:1100],
+    lambda data: data[:1024],
+    lambda data: data[:100],
+    lambda _data: b"",
+    lambda _data: b"x" * 2000,
+    lambda data: data.rstrip(b"\0") + bytes(2000) + b"x",
+    lambda data: data[:1024] + b"x" * 512 + data[1024:],
+    lambda data: gzip.compress(data)[:-9],
+]
+
+
+@pytest.mark.parametrize("cut", CUTS)
 def test_archives_that_are_damaged_are_refused(cut: Callable[[bytes], bytes]) -> None:
     """Cut off anywhere, or with something behind the end, an archive is none."""
     assert refusal(cut(tar(("a", b"x" * 5), ("b", b"y" * 600)))).startswith("a.tar: ")
