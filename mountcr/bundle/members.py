@@ -79,7 +79,7 @@ class Members:
                 errors="surrogateescape",
             ) as archive:
                 while (info := archive.next()) is not None:
-                    archive.members.clear()  # it would keep all that there were
+                    vars(archive)["members"].clear()  # it would keep all that there were
                     if info.isdir():
                         self._name(info)
                         continue

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,9 @@ from mountcr.bundle.members import Members
 from mountcr.bundle.stream import Stream
 from mountcr.compression import Compression, Level, compressed
 from mountcr.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def tar(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
