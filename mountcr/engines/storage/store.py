@@ -39,6 +39,9 @@ __all__ = ["Owner", "Store", "Stored", "entries"]
 
 T = TypeVar("T", StorageEntry, LayerEntry, ImageLayerEntry, ImageEntry)
 
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of an entry; a string in it is not decoded before the entry is."""
+
 _BUILDAH: Final = "buildah.json"
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -208,7 +211,7 @@ def entries(
     for number, piece in enumerate(pieces or ()):
         try:
             yield decode(piece)
-        except msgspec.ValidationError as error:
+        except _UNREADABLE as error:
             what, _, place = str(error).partition(" - at `$")
             field = f"[{number}]{place.rstrip('`')}"
             found = _identity(piece)
@@ -222,7 +225,7 @@ def entries(
 def _identity(piece: msgspec.Raw) -> str | None:
     try:
         return msgspec.json.decode(piece, type=_Identity).id
-    except msgspec.ValidationError:
+    except _UNREADABLE:
         return None
 
 

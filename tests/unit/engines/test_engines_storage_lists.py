@@ -165,6 +165,20 @@ def test_a_damaged_entry(tree: Tree, change: dict[str, Any], field: str) -> None
     assert every[identity("db")].stack
 
 
+def test_an_entry_that_is_not_utf_8(tree: Tree) -> None:
+    """It is listed by its id, if that can be read, and the others are whole."""
+    tree.container("web", names=["NAME"])
+    tree.container("db")
+    file = tree.list_of("containers")
+    file.write_bytes(file.read_bytes().replace(b"NAME", b"\x80"))
+    every = {each.id: each for each in tree.all().values()}
+    assert {*every} == {identity("web"), identity("db")}
+    assert "utf-8" in every[identity("web")].damages[0].what
+    assert every[identity("db")].damages == ()
+    file.write_bytes(file.read_bytes().replace(identity("web").encode(), b"\xff"))
+    assert [each.id for each in tree.all().values() if each.name == "db"] == [identity("db")]
+
+
 def test_an_entry_without_an_id(tree: Tree) -> None:
     """What cannot be told whose it is is a damage of all that the list has."""
     tree.container("web")
