@@ -110,6 +110,8 @@ def _diff_id(record: str, chain_id: str, reader: Reader) -> str:
         return ""
     met = len(reader.damages)
     parent = reader.text(f"{record}/parent", optional=True) or ""
+    if parent and not is_digest(parent):
+        reader.damaged(f"{record}/parent", "", f"{parent!r} is no chain id")
     if len(reader.damages) > met:
         return ""
     made = above(parent, diff_id)

@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from containerds import Daemon
+from mountcr import bolt
 from mountcr.engines import Place, Roots
 from mountcr.engines.containerd import images as snapshots
+from mountcr.engines.containerd import metadata
 from mountcr.engines.docker import images as docker
 from mountcr.engines.imagelayers import (
     ImageLayer,
@@ -28,16 +34,21 @@ from mountcr.engines.imagelayers import (
 from mountcr.engines.storage import images as storage
 from mountcr.engines.storage.configuration import Files
 from mountcr.errors import UsageError
-from mountcr.paths import KPath, encode
+from mountcr.paths import KPath, encode, fsdecode
 from unit.engines import dockertrees, storagetrees
+from unit.engines.conftest import RECORDED
 from unit.engines.dockertrees import hex64, write
 from unit.engines.storagetrees import NOWHERE, identity
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from boltwriter import Content
+    from mountcr.bolt import Bucket
     from mountcr.engines.imagelayers import Found
+
+REFERENCE = "containerd.io/gc.ref.content"
+"""What the labels begin with by which containerd keeps what a manifest refers to."""
 
 ROOTLESS = os.geteuid() != 0
 OVERLAY = "overlay-user" if ROOTLESS else "overlay"
@@ -175,6 +186,7 @@ def test_a_container_has_no_image_layer_of_its_own(tmp_path: Path) -> None:
         ("diff", "sha256:none", "no DiffID"),
         ("diff", "../../../../x", "no DiffID"),
         ("parent", diff_id("another"), "the record"),
+        ("parent", "sha256:none", "no chain id"),
         ("cache-id", "../x", "no id of a layer"),
         ("cache-id", hex64("none"), "is missing"),
     ],
@@ -409,6 +421,30 @@ def test_a_snapshot_is_the_layer_of_its_chain_id(tmp_path: Path, snapshotter: st
     assert found.layers[1].provenance.endswith(": rootfs.diff_ids[1]")
 
 
+@pytest.mark.parametrize("name", ["containerd-1.6-overlayfs", "containerd-1.7-native"])
+def test_a_recorded_containerd_calls_snapshots_by_chain_ids(tmp_path: Path, name: str) -> None:
+    """The keys that containerd gave to layers are the chain ids of what it says they unpack to."""
+    file = tmp_path / "meta.db"
+    file.write_bytes(gzip.decompress((RECORDED / "bolt" / name / "meta.db.gz").read_bytes()))
+
+    def unpacked(bucket: Bucket) -> list[str]:
+        """Follow the labels of the manifest to those of its layers, lowest first."""
+        blobs = bucket.bucket(b"v1", b"default", b"content", b"blob")
+        assert blobs
+        labels = {
+            blob: dict(found.pairs()) for blob in blobs if (found := blobs.bucket(blob, b"labels"))
+        }
+        (manifest,) = (each for each in labels.values() if f"{REFERENCE}.config".encode() in each)
+        layers = [manifest[f"{REFERENCE}.l.{number}".encode()] for number in range(3)]
+        return [labels[each][b"containerd.io/uncompressed"].decode() for each in layers]
+
+    images = metadata.images(str(file))
+    (names,) = images.snapshots.values()
+    assert {*names.values()} == {*chain_ids(bolt.read(encode(str(file)), unpacked))}
+    assert all(called.endswith(f"/{key}") for called, key in names.items())
+    assert (len(images.configurations), images.flaws) == (1, [])
+
+
 def test_images_share_layers(tmp_path: Path) -> None:
     """Each layer is found once, and in each namespace that has it unpacked."""
     daemon = Daemon(tmp_path)
@@ -532,6 +568,75 @@ def test_places_and_the_engine_are_respected(tmp_path: Path) -> None:
     assert image_layers(Roots()) == ()
     with pytest.raises(UsageError, match="no engine is called nobody"):
         engines("nobody")
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(chance=st.data())
+def test_nothing_is_raised_for_any_damage(stores: Roots, chance: st.DataObject) -> None:
+    """Whatever becomes of a file, other stores have their layers, and nothing is raised."""
+    whole = {engine: _of(engine, image_layers(stores)) for engine in ("docker", "podman")}
+    assert all(whole.values())
+    top = Path(fsdecode(stores.places[0].data)).parent
+    files = sorted(each for each in top.rglob("*") if each.is_file())
+    file = chance.draw(st.sampled_from(files))
+    content = file.read_bytes()
+    try:
+        _damage(file, content, chance)
+        found = image_layers(stores)
+    finally:
+        if file.is_dir() and not file.is_symlink():
+            file.rmdir()
+        else:
+            file.unlink(missing_ok=True)
+        file.write_bytes(content)
+    for engine, layers in whole.items():
+        if f"/{engine}/" not in f"{file}/":
+            assert _of(engine, found) == layers
+
+
+def _of(engine: str, layers: Sequence[ImageLayer]) -> list[ImageLayer]:
+    return [each for each in layers if each.engine == engine]
+
+
+def _damage(file: Path, content: bytes, chance: st.DataObject) -> None:
+    """Make something else of a file."""
+    kind = chance.draw(st.sampled_from(["flip", "cut", "other", "none", "fifo", "link", "tree"]))
+    at = chance.draw(st.integers(0, max(0, len(content) - 1)))
+    if kind == "flip":
+        file.write_bytes(content[:at] + chance.draw(st.binary(max_size=4)) + content[at + 1 :])
+    elif kind == "cut":
+        file.write_bytes(content[:at])
+    elif kind == "other":
+        words = [b"", b"null", b"[null]", b"{}", b"[" * 5000, b"../x", b"sha256:x", b"\0\xff\n"]
+        file.write_bytes(chance.draw(st.sampled_from(words)))
+    else:
+        file.unlink()
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to("/etc/passwd")
+    elif kind == "tree":
+        file.mkdir()
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Roots:
+    """Give roots of a store of each engine, each in a directory of its name."""
+    tree, graph = Docker(tmp_path / "docker"), Storage(tmp_path / "podman")
+    daemon = Daemon(tmp_path, "containerd")
+    tree.image("overlay2", 3)
+    tree.image("vfs", 2)
+    graph.image("base", "middle", "top")
+    image(daemon, "base", "top")
+    image(daemon, "base", "other", namespace="k8s.io", snapshotter="native")
+    daemon.write()
+    here = Place(data=encode(str(tmp_path / "none")))
+    places = (here, *tree.roots.places, *graph.roots.places, *daemon.roots.places)
+    return Roots(places=places, environ={})
 
 
 def test_damages_are_told_by_engine(tmp_path: Path) -> None:
