@@ -15,13 +15,13 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from mountcr.errors import UsageError
-from mountcr.paths import KPath, fsdecode
+from mountcr.paths import KPath, fsdecode, is_beneath
 from mountcr.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from mountcr.container import Damage
+    from mountcr.container import Container, Damage
     from mountcr.engines.roots import Roots
 
 __all__ = [
@@ -29,11 +29,13 @@ __all__ = [
     "ImageLayer",
     "LayerSurvey",
     "above",
+    "base_of",
     "chain_ids",
     "identify",
     "identify_opened",
     "image_layers",
     "is_digest",
+    "pile",
     "survey_layers",
 ]
 
@@ -97,6 +99,26 @@ def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
     for diff_id in diff_ids:
         found.append(above(found[-1] if found else "", diff_id))
     return tuple(found)
+
+
+def pile(layer: ImageLayer, layers: Iterable[ImageLayer]) -> tuple[ImageLayer, ...]:
+    """
+    Give a layer and all below it, the lowest first; empty where one of them is not among `layers`.
+
+    Which one is below is told by the chain ids alone: with the DiffID above, its makes the other.
+    """
+    by_chain: dict[str, ImageLayer] = {}
+    for each in layers:
+        if each.chain_id:
+            by_chain.setdefault(each.chain_id, each)
+    found = [layer]
+    while found[-1].chain_id != found[-1].diff_id:
+        top = found[-1]
+        below = next((c for c in by_chain if above(c, top.diff_id) == top.chain_id), None)
+        if below is None:
+            return ()
+        found.append(by_chain[below])
+    return tuple(reversed(found))
 
 
 def identify(
@@ -167,6 +189,37 @@ def survey_layers(roots: Roots | None = None) -> LayerSurvey:
         for damage in store.damages:
             damages.setdefault((engine, damage))
     return LayerSurvey(tuple(found.values()), tuple(damages))
+
+
+def base_of(
+    container: Container, layers: Iterable[ImageLayer], roots: Roots | None = None
+) -> ImageLayer | None:
+    """
+    Give the topmost layer of the image that a container is on, by the records of its engine.
+
+    A stack of several directories tells it too; that of a driver which copies does not. Of several
+    directories with the same layer it is one in the container's own store, if there is one. None
+    where the engine keeps no images or does not tell, or where the layer is in no directory.
+    `roots` are those that the container was found with.
+    """
+    from mountcr.engines.roots import Roots
+
+    tell = _tellers().get(container.engine)
+    chain = tell(container, roots or Roots.of_host()) if tell else ""
+    found = [each for each in layers if chain and each.chain_id == chain]
+    home = container.state_root
+    own = (each for each in found if home and is_beneath(each.path, home))
+    return next(own, next(iter(found), None))
+
+
+def _tellers() -> Mapping[str, Callable[[Container, Roots], str]]:
+    """Give who tells the chain id of the image that a container of an engine is on."""
+    from mountcr.engines.containerd import images as containerd
+    from mountcr.engines.docker import images as docker
+    from mountcr.engines.storage import images as storage
+
+    of_storage = dict.fromkeys(("podman", "crio", "buildah"), storage.base)
+    return {"docker": docker.base, "containerd": containerd.base, **of_storage}
 
 
 def _asked(roots: Roots) -> Iterator[tuple[str, Found]]:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from live.ground import Trouble
 from live.images import FINAL, REMOVED
 from mountcr.engines import Roots, find
-from mountcr.engines.imagelayers import chain_ids, identify, identify_opened, survey_layers
+from mountcr.engines.imagelayers import (
+    base_of,
+    chain_ids,
+    identify,
+    identify_opened,
+    pile,
+    survey_layers,
+)
 from mountcr.rootfs.opened import opened
 from mountcr.stack import StoredLayer
 
@@ -67,7 +74,12 @@ def _is_stood_on(
     known: Sequence[ImageLayer],
 ) -> None:
     """Claim that what is below the container is the image, and but for that the engine's."""
-    stack = find(f"{engine.word}:{running.name}", roots=roots).stack
+    container = find(f"{engine.word}:{running.name}", roots=roots)
+    stack, base = container.stack, base_of(container, known, roots)
+    if base != layers[-1]:
+        raise Trouble(f"it is on {base}, not on {layers[-1]}")
+    if pile(layers[-1], known) != tuple(layers):
+        raise Trouble(f"the pile is {pile(layers[-1], known)}, not {layers}")
     if stack is None:
         raise Trouble("the stack of the container is not known")
     if any(each.flat for each in layers):

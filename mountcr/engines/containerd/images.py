@@ -29,11 +29,11 @@ from mountcr.paths import encode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from mountcr.container import Damage
+    from mountcr.container import Container, Damage
     from mountcr.engines.containerd.places import Instance
     from mountcr.engines.roots import Place, Roots
 
-__all__ = ["found", "of_places"]
+__all__ = ["base", "base_in", "found", "of_places"]
 
 _BLOBS: Final = "io.containerd.content.v1.content/blobs"
 
@@ -58,6 +58,22 @@ class _Layer(NamedTuple):
 def found(roots: Roots, engine: str) -> Iterator[Found]:
     """Give the image layers of every containerd, of one namespace or of all."""
     return (_of_instance(each, engine, roots.namespace) for each in instances(roots))
+
+
+def base(container: Container, roots: Roots) -> str:
+    """Give the chain id of the image that a container is on; empty where nothing tells."""
+    for instance in instances(roots):
+        if encode(instance.root) == container.state_root:
+            return base_in(instance, container.namespace, container.id)
+    return ""
+
+
+def base_in(instance: Instance, namespace: str, container: str, snapshotter: str = "") -> str:
+    """Give what `metadata.base_of` does; empty where the database cannot be read."""
+    try:
+        return metadata.base_of(instance.database, namespace, container, snapshotter)
+    except (DocumentError, OSError):
+        return ""
 
 
 def of_places(places: Iterable[Place], engine: str, namespace: str) -> Iterator[Found]:

@@ -23,6 +23,7 @@ __all__ = [
     "Images",
     "Listing",
     "Row",
+    "base_of",
     "complaint",
     "images",
     "read",
@@ -33,6 +34,9 @@ __all__ = [
 _VERSION: Final = b"v1"
 _UNPACKED: Final = b"containerd.io/gc.ref.snapshot."
 """What the label begins with of a configuration whose layers are snapshots."""
+
+_BETWEEN: Final = 8
+"""At most so many snapshots of a container are not of its image; an engine makes one or two."""
 
 _CHAIN_ID: Final = b"sha256:"
 """What the keys of snapshots begin with that are layers of images."""
@@ -81,6 +85,17 @@ def read(file: str, namespace: str = "") -> Listing:
         return bolt.read(encode(file), lambda bucket: _listing(bucket, namespace))
     except (DocumentError, OSError) as error:
         return Listing([], [Flaw("", complaint(error, file))])
+
+
+def base_of(file: str, namespace: str, container: str, snapshotter: str = "") -> str:
+    """
+    Give the chain id of the image that a container is on; empty where that is not on record.
+
+    With a snapshotter, the snapshot of the container is called by its id, as Docker does it. What
+    is between it and the image, as the layer of Docker's own files, is passed. Raises DocumentError
+    or OSError.
+    """
+    return bolt.read(encode(file), lambda bucket: _base(bucket, namespace, container, snapshotter))
 
 
 class Images(NamedTuple):
@@ -209,6 +224,23 @@ def _images(bucket: Bucket, namespace: str) -> Images:
     except DocumentError as error:
         found.flaws.append(Flaw("v1", _what(error)))
     return found
+
+
+def _base(bucket: Bucket, namespace: str, container: str, snapshotter: str) -> str:
+    space = bucket.bucket(_VERSION, namespace.encode())
+    at = container.encode()
+    word = snapshotter.encode()
+    if space and not snapshotter:
+        record = space.bucket(b"containers", at)
+        at = (record.get(b"snapshotKey") or b"") if record else b""
+        word = (record.get(b"snapshotter") or b"") if record else b""
+    snapshots = space.bucket(b"snapshots", word) if space else None
+    for _ in range(_BETWEEN):
+        found = snapshots.bucket(at) if snapshots else None
+        at = (found.get(b"parent") or b"") if found else b""
+        if at.startswith(_CHAIN_ID):
+            return _spell(at)
+    return ""
 
 
 def _add_images(found: Images, namespace: str, space: Bucket) -> None:

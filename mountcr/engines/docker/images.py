@@ -14,21 +14,24 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.engines.containerd import images as snapshots
+from mountcr.engines.containerd.places import named
 from mountcr.engines.docker.directories import Directories
 from mountcr.engines.docker.layers import name_in
 from mountcr.engines.docker.places import Usual, is_remapped, sites
 from mountcr.engines.docker.snapshots import NAMESPACE, containerds
 from mountcr.engines.imagelayers import Found, ImageLayer, above, is_digest
 from mountcr.engines.reading import Reader, is_rootless, names_in
+from mountcr.overlayhome import is_name
 from mountcr.paths import encode, fsdecode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mountcr.container import Container
     from mountcr.engines.docker.places import Site
     from mountcr.engines.roots import Roots
 
-__all__ = ["found"]
+__all__ = ["base", "found"]
 
 _HEX: Final = re.compile("[0-9a-f]{64}")
 """Others are records that are being removed."""
@@ -62,6 +65,23 @@ def found(roots: Roots, engine: str, usual: Usual | None = None) -> Iterator[Fou
                 yield _of_driver(site, driver, engine)
         for place in containerds(site):
             yield from snapshots.of_places([place], engine, NAMESPACE)
+
+
+def base(container: Container, roots: Roots, usual: Usual | None = None) -> str:
+    """Give the chain id of the image that a container is on; empty where nothing tells."""
+    for site in sites(roots, usual or Usual()):
+        if site.data != container.state_root or not is_name(container.storage):
+            continue
+        reader = Reader(site.data)
+        mounts = f"{fsdecode(site.data)}/image/{container.storage}/layerdb/mounts"
+        parent = reader.text(f"{mounts}/{container.id}/parent", optional=True)
+        if parent and is_digest(parent):
+            return parent
+        for instance in named(containerds(site)):
+            found = snapshots.base_in(instance, NAMESPACE, container.id, container.storage)
+            if found:
+                return found
+    return ""
 
 
 def _of_driver(site: Site, driver: str, engine: str) -> Found:

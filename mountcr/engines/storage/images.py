@@ -29,7 +29,7 @@ from mountcr.paths import encode, fsdecode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mountcr.container import Damage
+    from mountcr.container import Container, Damage
     from mountcr.engines.reading import Reader
     from mountcr.engines.roots import Roots
     from mountcr.engines.storage.configuration import Files, StoragePlace
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mountcr.engines.storage.store import Store
     from mountcr.paths import KPath
 
-__all__ = ["found"]
+__all__ = ["base", "found"]
 
 _WITHOUT_DIRECTORY: Final = frozenset({"zfs"})
 """The drivers whose layers are in a directory while they are mounted only."""
@@ -49,6 +49,23 @@ def found(roots: Roots, engine: str, files: Files | None = None) -> Iterator[Fou
         drivers = {each for base in store.bases for each in drivers_of(base)}
         for driver in sorted(drivers - _WITHOUT_DIRECTORY):
             yield _of_driver(store, driver, engine)
+
+
+def base(container: Container, roots: Roots, files: Files | None = None) -> str:
+    """Give the chain id of the image that a container is on; empty where nothing tells."""
+    stores = Stores(files).of(roots).stores
+    asked = stores.get(container.state_root) if container.state_root else None
+    store = asked[0] if asked else None
+    stored = store.containers.get(container.id) if store else None
+    if store is None or stored is None:
+        return ""
+    known: dict[str, ImageLayerEntry] = {}
+    reader = store.reader()
+    for file, _ in store.layer_lists(stored.driver):
+        for entry in entries(reader, file, ImageLayerEntry):
+            known.setdefault(entry.id, entry)
+    own = known.get(stored.entry.layer)
+    return _Chains(known).of(own.parent) if own else ""
 
 
 def _of_driver(store: Store, driver: str, engine: str) -> Found:

@@ -18,7 +18,7 @@ import pytest
 
 from mountcr.engines import Place, Roots
 from mountcr.engines.docker import Docker, Usual, images
-from mountcr.engines.imagelayers import chain_ids, identify
+from mountcr.engines.imagelayers import chain_ids, identify, pile
 from mountcr.mountinfo import parse_table
 from mountcr.overlayopts import parse_options
 from mountcr.paths import KPath, encode, is_beneath, rebase
@@ -247,6 +247,8 @@ def test_the_image_layers_are_those_of_docker(capture: Capture) -> None:
     layers = [by_chain[each] for each in chain_ids(capture.diff_ids)]
     assert [each.diff_id for each in layers] == capture.diff_ids
     assert {each.flat for each in layers} == {driver in {"overlay", *PLAIN}}
+    assert images.base(capture.container, roots, usual) == layers[-1].chain_id
+    assert pile(layers[-1], found.layers) == tuple(layers)
     assert capture.container.stack
     lowers = identify(capture.container.stack.lowers, found.layers)
     if driver in PLAIN:

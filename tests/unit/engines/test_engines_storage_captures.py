@@ -242,7 +242,9 @@ def test_every_layer_below_that_of_a_container_is_one_of_an_image(capture: Captu
     assert not found.damages
     assert [each.diff_id for each in found.layers] == diff_ids
     assert [each.chain_id for each in found.layers] == [*chain_ids(diff_ids)]
-    stack = capture.described(capture.roots()).stack
+    container = capture.described(capture.roots())
+    assert images.base(container, capture.roots(), NOWHERE) == found.layers[-1].chain_id
+    stack = container.stack
     assert stack
     if driver == "overlay":
         assert identify(stack.lowers, found.layers) == tuple(reversed(found.layers))

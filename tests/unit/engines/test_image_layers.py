@@ -19,16 +19,18 @@ from hypothesis import strategies as st
 
 from containerds import Daemon
 from mountcr import bolt
-from mountcr.engines import Place, Roots
+from mountcr.engines import Place, Roots, list_containers
 from mountcr.engines.containerd import images as snapshots
 from mountcr.engines.containerd import metadata
 from mountcr.engines.docker import images as docker
 from mountcr.engines.imagelayers import (
     ImageLayer,
+    base_of,
     chain_ids,
     identify,
     identify_opened,
     image_layers,
+    pile,
     survey_layers,
 )
 from mountcr.engines.storage import images as storage
@@ -166,11 +168,13 @@ def test_what_is_no_directory_until_mounted_is_left_out(tmp_path: Path, driver: 
 def test_a_container_has_no_image_layer_of_its_own(tmp_path: Path) -> None:
     """Neither the writable layer nor the one with the engine's files has a DiffID."""
     tree = Docker(tmp_path)
-    container = tree.container("web", image=tree.image("overlay2", 2))
+    top, ids = tree.image("overlay2", 2)
+    container = tree.container("web", image=(top, ids))
     stack = tree.described()[container].stack
     assert stack
     found = tree.found()
     assert len(found.layers) == 2
+    assert docker.base(tree.described()[container], tree.roots, tree.usual) == top
     assert [each is not None for each in identify(stack.directories, found.layers)] == [
         False,  # writable
         False,  # the engine's
@@ -443,6 +447,8 @@ def test_a_recorded_containerd_calls_snapshots_by_chain_ids(tmp_path: Path, name
     assert {*names.values()} == {*chain_ids(bolt.read(encode(str(file)), unpacked))}
     assert all(called.endswith(f"/{key}") for called, key in names.items())
     assert (len(images.configurations), images.flaws) == (1, [])
+    top = chain_ids(bolt.read(encode(str(file)), unpacked))[-1]
+    assert metadata.base_of(str(file), "default", "lab") == top
 
 
 def test_images_share_layers(tmp_path: Path) -> None:
@@ -543,7 +549,73 @@ def test_a_mapped_snapshot_has_other_owners(tmp_path: Path) -> None:
     assert [each.mapped for each in found.layers] == [True]
 
 
+def test_a_container_is_on_the_layer_that_its_records_name(tmp_path: Path) -> None:
+    """What an engine puts between is passed; who has no image, or a damaged record, is on none."""
+    daemon = Daemon(tmp_path)
+    diff_ids = image(daemon, "base", "top", snapshotter="native")
+    top = chain_ids(diff_ids)[-1]
+    daemon.snapshot("web", 3, 2, top, snapshotter="native")
+    daemon.container("web", snapshotKey=b"web", snapshotter=b"native")
+    daemon.snapshot("scratch", 4, 2, snapshotter="native")
+    daemon.container("scratch", snapshotKey=b"scratch", snapshotter=b"native")
+    daemon.container("none")
+    image(daemon, "base", "top", namespace="moby", snapshotter="native")
+    daemon.snapshot("cid-init", 7, 3, top, namespace="moby", snapshotter="native")
+    daemon.snapshot("cid", 8, 2, "cid-init", namespace="moby", snapshotter="native")
+    daemon.write()
+    layers = image_layers(daemon.roots)
+    described = {word: daemon.described(word) for word in ("web", "scratch", "none")}
+    base = base_of(described["web"], layers, daemon.roots)
+    assert base
+    assert (base.chain_id, base.flat) == (top, True)
+    assert [each.diff_id for each in pile(base, layers)] == diff_ids
+    assert base_of(described["scratch"], layers, daemon.roots) is None
+    assert base_of(described["none"], layers, daemon.roots) is None
+    tree = Docker(tmp_path)
+    (tree.data / "rootfs/native").mkdir(parents=True)
+    tree.records(hex64("cid"), "web", "native")
+    host = msgspec.structs.replace(tree.usual, containerd=encode(str(daemon.root)))
+    (container,) = tree.described().values()
+    container = msgspec.structs.replace(container, id="cid")
+    assert docker.base(container, tree.roots, host) == top
+    daemon.meta.write_bytes(b"none")
+    assert snapshots.base(described["web"], daemon.roots) == ""
+    assert docker.base(container, tree.roots, host) == ""
+
+
 # All of them
+
+
+def test_the_layer_in_the_own_store_comes_first(tmp_path: Path) -> None:
+    """Of two stores that have an image, a container is on the layer in its own."""
+    one, two = Storage(tmp_path / "one", "vfs"), Storage(tmp_path / "two", "vfs")
+    one.image("base", "top")
+    (base, top) = two.image("base", "top")
+    two.container("web", two.layer("own", top))
+    roots = Roots(places=(*one.roots.places, *two.roots.places), environ={})
+    layers = image_layers(roots)
+    (container,) = list_containers(roots)
+    found = base_of(container, layers, roots)
+    assert found
+    assert found.path == f"{two.home}/{top}"
+    assert base_of(container, layers[:2], roots) == layers[1]
+    assert base_of(container, (), roots) is None
+    assert base_of(msgspec.structs.replace(container, engine="runc"), layers, roots) is None
+    assert base_of(msgspec.structs.replace(container, id=base), layers, roots) is None
+
+
+def test_a_pile_is_whole_or_none() -> None:
+    """The layers below one are those that make its chain id, wherever each of them is."""
+    diff_ids = [diff_id(number) for number in range(4)]
+    known = [
+        msgspec.structs.replace(layer(f"/{number}"), diff_id=diff, chain_id=chain)
+        for number, (diff, chain) in enumerate(zip(diff_ids, chain_ids(diff_ids), strict=True))
+    ]
+    shuffled = [known[2], layer("/other"), known[0], known[3], known[1]]
+    assert pile(known[3], shuffled) == tuple(known)
+    assert pile(known[0], ()) == (known[0],)
+    assert pile(known[3], [known[2], known[0]]) == ()
+    assert pile(msgspec.structs.replace(known[3], chain_id=""), known) == ()
 
 
 def test_places_and_the_engine_are_respected(tmp_path: Path) -> None:
