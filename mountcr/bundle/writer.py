@@ -14,7 +14,6 @@ import os
 import queue
 import tarfile
 import threading
-import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 from mountcr.bundle.document import MANIFEST, SIGNATURE, Digested
@@ -39,26 +38,29 @@ __all__ = [
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
-_PIECE: Final = 1 << 18
-"""Bytes that are hashed at once: what a thread is woken for."""
+_PIECE: Final = 1 << 20
+"""Bytes that are handed over at once: what a thread is woken for."""
 
 _AHEAD: Final = 8
 """Pieces that may wait to be hashed."""
 
 
 class Part(NamedTuple):
-    """A member: `write` puts the same content into a file each time that it is called."""
+    """
+    A member: `write` puts its content into a file each time that it is called.
+
+    It is the same each time, or an error.
+    """
 
     name: str
     write: Callable[[Output], None]
 
 
 class Measured(NamedTuple):
-    """A part and what was found of it; `crc` is CRC-32, to tell whether it changed since."""
+    """A part and what was found of it."""
 
     part: Part
     digested: Digested
-    crc: int
 
 
 class Sink(Protocol):
@@ -74,8 +76,7 @@ def measure(part: Part) -> Measured:
     with _Hashing() as hashing:
         part.write(hashing)
         digest = hashing.hexdigest()
-    digested = Digested(name=part.name, size=hashing.size, sha256=digest)
-    return Measured(part, digested, hashing.crc)
+    return Measured(part, Digested(name=part.name, size=hashing.size, sha256=digest))
 
 
 def write_parts(
@@ -84,25 +85,14 @@ def write_parts(
     """
     Write a bundle: its document, its signature and its parts.
 
-    Raises MountcrError naming the part that is not what it was when it was measured.
+    Raises MountcrError naming a part of another length than when it was measured, and what writing
+    the parts raises.
     """
     sink.add(MANIFEST, len(document), lambda file: _write(file, document))
     if signature is not None:
         sink.add(SIGNATURE, len(signature), lambda file: _write(file, signature))
     for measured in parts:
-        _add(measured, sink)
-
-
-def _add(measured: Measured, sink: Sink) -> None:
-    def write(file: Output) -> None:
-        counted = _Counting(file)
-        measured.part.write(counted)
-        if (counted.size, counted.crc) != (measured.digested.size, measured.crc):
-            msg = f"{measured.part.name} changed while it was read"
-            hint = "somebody writes into the layers or volumes of the container; stop them"
-            raise MountcrError(msg, hint=hint)
-
-    sink.add(measured.part.name, measured.digested.size, write)
+        sink.add(measured.part.name, measured.digested.size, measured.part.write)
 
 
 def write_tar_bundle(file: Output, level: Level, write: Callable[[Sink], None]) -> None:
@@ -170,34 +160,20 @@ def _write(file: Output, data: bytes | memoryview) -> None:
         view = view[len(view) if count is None else count :]
 
 
-class _Counting:
-    """What goes on into a file, and what it was."""
-
-    def __init__(self, file: Output) -> None:
-        self._file = file
-        self.size = 0
-        self.crc = 0
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        self.size += len(data)
-        self.crc = zlib.crc32(data, self.crc)
-        _write(self._file, data)
-        return len(data)
-
-
 class _Hashing:
     """
     A file that nothing is written into: it hashes, in a thread that runs while others read.
 
-    At the end of a `with` block the thread has ended.
+    At the end of a `with` block the thread has ended. What is written is hashed later, so it must
+    not change: bytes do not.
     """
 
     def __init__(self) -> None:
         self.size = 0
-        self.crc = 0
         self._hash = hashlib.sha256()
-        self._waiting: queue.Queue[bytes] = queue.Queue(_AHEAD)
-        self._piece = bytearray()
+        self._waiting: queue.Queue[list[bytes]] = queue.Queue(_AHEAD)
+        self._batch: list[bytes] = []
+        self._batched = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -205,29 +181,31 @@ class _Hashing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waiting.put(b"")
+        self._waiting.put([])
         self._thread.join()
 
     def write(self, data: bytes | memoryview, /) -> int:
-        self.size += len(data)
-        self._piece += data
-        if len(self._piece) >= _PIECE:
+        length = len(data)
+        self._batch.append(bytes(data))
+        self._batched += length
+        if self._batched >= _PIECE:
             self._hand_over()
-        return len(data)
+        return length
 
     def hexdigest(self) -> str:
         """Give the digest of all that was written; call it once, at the end."""
-        if self._piece:
-            self._hand_over()
-        self._waiting.put(b"")
+        self._hand_over()
+        self._waiting.put([])
         self._thread.join()
         return self._hash.hexdigest()
 
     def _hand_over(self) -> None:
-        piece, self._piece = self._piece, bytearray()
-        self._waiting.put(bytes(piece))
+        if self._batch:
+            self._waiting.put(self._batch)
+            self.size += self._batched
+            self._batch, self._batched = [], 0
 
     def _run(self) -> None:
-        while piece := self._waiting.get():
-            self._hash.update(piece)
-            self.crc = zlib.crc32(piece, self.crc)
+        while batch := self._waiting.get():
+            for data in batch:
+                self._hash.update(data)

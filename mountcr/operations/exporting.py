@@ -135,7 +135,7 @@ def export_images(
     """
     began = time.monotonic()
     manifest = manifests.read(images)
-    work = _Export(wanted, roots, sign, progress)
+    work = _Export(wanted, roots, sign, progress, durable=False)
     with recorded("export"):
         contents = work.contents(manifest)
         written = work.write(manifest, contents, images, {})
@@ -160,7 +160,8 @@ def export_container(
     and there is no bundle. Without `choices.leave_running` they have ended.
     """
     began = time.monotonic()
-    work = _Export(wanted, roots, sign, progress)
+    # it is all that is left of tasks that end, so then it has to be on the disk
+    work = _Export(wanted, roots, sign, progress, durable=not choices.leave_running)
     with recorded("export"), _scratch(container) as scratch:
         choices = msgspec.structs.replace(choices, images=paths.join(scratch, IMAGES))
         capture = _Capture(work, choices, scratch, tell)
@@ -245,8 +246,11 @@ class _Export:
         roots: Roots | None,
         sign: Sign | None,
         progress: Progress | None,
+        *,
+        durable: bool,
     ) -> None:
         self._wanted = wanted
+        self._durable = durable
         self._roots = roots
         self._sign = sign
         self._progress = progress
@@ -274,8 +278,20 @@ class _Export:
     ) -> _Written:
         """Write the bundle, whole or not at all."""
         left_out: list[KPath] = []
-        parts = parts_of(contents, images, changed, left_out, self._progress)
-        measured = [measure(each) for each in parts]
+        with contextlib.ExitStack() as held:
+            parts = parts_of(
+                contents, images, changed, left_out=left_out, held=held, progress=self._progress
+            )
+            measured = [measure(each) for each in parts]
+            return self._write(manifest, contents, measured, left_out)
+
+    def _write(
+        self,
+        manifest: Manifest,
+        contents: Contents,
+        measured: Sequence[Measured],
+        left_out: Sequence[KPath],
+    ) -> _Written:
         bundle = Bundle(
             mountcr=__version__,
             kernel=_kernel(manifest),
@@ -318,14 +334,15 @@ class _Export:
         with Partial(into) as made:
             if output.endswith("/"):
                 write(DirectorySink(made.fd))
-                made.complete(durable=True)
+                made.complete(durable=self._durable)
                 self._completed = True
                 return sum(each.digested.size for each in parts) + len(text)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with open(os.open(b"bundle", flags, 0o600, dir_fd=made.fd), "wb", _PIECE) as file:
                 write_tar_bundle(file, level, write)
                 file.flush()
-                os.fsync(file.fileno())
+                if self._durable:
+                    os.fsync(file.fileno())
                 size = file.tell()
             # unlike rename(2), this never replaces what came there meanwhile
             os.link(b"bundle", decode(into), src_dir_fd=made.fd, follow_symlinks=False)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -13,17 +14,20 @@ from mountcr.model import InodeType
 from mountcr.paths import decode
 from mountcr.rootfs.changes import changes, everything
 from mountcr.rootfs.opened import opened
+from mountcr.rootfs.tarpieces import Pieces, state
 from mountcr.rootfs.tarwriter import write_tar
 from mountcr.rootfs.tree import DirectoryTree
 from mountcr.rootfs.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import contextlib
+    from collections.abc import Callable, Iterator, Mapping
 
     from mountcr.compression import Output
     from mountcr.paths import KPath
     from mountcr.planning.bundling import Contents
     from mountcr.rootfs.batches import Progress
+    from mountcr.rootfs.dialect import Entry
 
 __all__ = ["parts_of"]
 
@@ -34,19 +38,22 @@ def parts_of(
     contents: Contents,
     images: KPath,
     changed: Mapping[str, bytes],
+    *,
     left_out: list[KPath],
+    held: contextlib.ExitStack,
     progress: Progress | None,
 ) -> Iterator[Part]:
     """
     Give the parts of a bundle in their order: what is small and says much first.
 
     `changed` are images, by name, that hold something else than their files. What a tar cannot hold
-    is added to `left_out`.
+    is added to `left_out`. What is opened for the parts is open until `held` is closed; `progress`
+    hears of what is written, not of what is measured before. Raises OSError, RefusedError.
     """
     yield from _image_parts(images, changed, contents=False)
-    yield from _mount_parts(contents, progress)
+    yield from _mount_parts(contents, held, progress)
     yield from _image_parts(images, changed, contents=True)
-    yield from _layer_parts(contents, left_out, progress)
+    yield from _layer_parts(contents, left_out, held, progress)
 
 
 def _image_parts(images: KPath, changed: Mapping[str, bytes], *, contents: bool) -> Iterator[Part]:
@@ -59,54 +66,87 @@ def _image_parts(images: KPath, changed: Mapping[str, bytes], *, contents: bool)
         if name in changed:
             yield Part(member, partial(_write_bytes, changed[name]))
         else:
-            yield Part(member, partial(_write_file, os.path.join(directory, os.fsencode(name))))
+            yield Part(member, _File(os.path.join(directory, os.fsencode(name))).write)
+
+
+def _mount_parts(
+    contents: Contents, held: contextlib.ExitStack, progress: Progress | None
+) -> Iterator[Part]:
+    """Give what lies on mounts."""
+    for carried, source in contents.mounts:
+        if carried.type is InodeType.DIRECTORY:
+            tree = held.enter_context(DirectoryTree(source))
+            entries = partial(everything, tree)
+            yield Part(carried.member, _Tar(entries, [], held, progress).write)
+        else:
+            yield Part(carried.member, _File(decode(source)).write)
+
+
+def _layer_parts(
+    contents: Contents,
+    left_out: list[KPath],
+    held: contextlib.ExitStack,
+    progress: Progress | None,
+) -> Iterator[Part]:
+    """Give the layers, the writable one last."""
+    view = held.enter_context(opened(contents.stored, contents.data))
+    for number, layer in enumerate(contents.layers, 1):
+        if layer.member:
+            entries = partial(_changes, view, number)
+            yield Part(layer.member, _Tar(entries, [], held, progress).write)
+    yield Part(UPPER, _Tar(partial(_changes, view, 0), left_out, held, progress).write)
+
+
+def _changes(view: View, number: int) -> Iterator[Entry]:
+    """Give what one layer changes of those below it."""
+    below = View(view.layers[number + 1 :], view.data)
+    return changes(view.layers[number], below, writable=number == 0)
 
 
 def _write_bytes(data: bytes, file: Output) -> None:
     file.write(data)
 
 
-def _write_file(path: bytes, file: Output) -> None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags), "rb", buffering=0) as source:
-        while data := source.read(_PIECE):
-            file.write(data)
+class _File:
+    """The content of a regular file, which must not change."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+        self._was: tuple[int, int, int] | None = None
+
+    def write(self, file: Output) -> None:
+        """Write it. Raises OSError naming the file, EIO where somebody wrote into it."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(self._path, flags), "rb", buffering=0) as source:
+            was = state(source.fileno())
+            if self._was not in {None, was}:
+                text = "the file was written into while it was read"
+                raise OSError(errno.EIO, text, os.fsdecode(self._path))
+            self._was = was
+            while data := source.read(_PIECE):
+                file.write(data)
 
 
-def _mount_parts(contents: Contents, progress: Progress | None) -> Iterator[Part]:
-    """Give what lies on mounts."""
-    for carried, source in contents.mounts:
-        if carried.type is InodeType.DIRECTORY:
-            yield Part(carried.member, partial(_write_directory, source, progress))
-        else:
-            yield Part(carried.member, partial(_write_file, decode(source)))
+class _Tar:
+    """The tar of some entries, which is written again without looking for them again."""
 
+    def __init__(
+        self,
+        entries: Callable[[], Iterator[Entry]],
+        left_out: list[KPath],
+        held: contextlib.ExitStack,
+        progress: Progress | None,
+    ) -> None:
+        self._entries = entries
+        self._left_out = left_out
+        self._pieces = held.enter_context(Pieces())
+        self._complete = False
+        self._progress = progress
 
-def _write_directory(source: KPath, progress: Progress | None, file: Output) -> None:
-    with DirectoryTree(source) as tree:
-        write_tar(everything(tree), file, progress=progress)
-
-
-def _layer_parts(
-    contents: Contents, left_out: list[KPath], progress: Progress | None
-) -> Iterator[Part]:
-    """Give the layers, the writable one last."""
-    for number, layer in enumerate(contents.layers, 1):
-        if layer.member:
-            yield Part(layer.member, partial(_write_layer, contents, number, [], progress))
-    yield Part(UPPER, partial(_write_layer, contents, 0, left_out, progress))
-
-
-def _write_layer(
-    contents: Contents,
-    number: int,
-    left_out: list[KPath],
-    progress: Progress | None,
-    file: Output,
-) -> None:
-    """Write what one layer changes of those below it."""
-    with opened(contents.stored, contents.data) as view:
-        layer = view.layers[number]
-        below = View(view.layers[number + 1 :], view.data)
-        entries = changes(layer, below, writable=number == 0)
-        left_out += write_tar(entries, file, progress=progress).left_out
+    def write(self, file: Output) -> None:
+        """Write it. Raises OSError naming the path, RefusedError."""
+        if self._complete:
+            self._pieces.replay(file, self._progress)
+            return
+        self._left_out += write_tar(self._entries(), file, pieces=self._pieces).left_out
+        self._complete = True

@@ -18,6 +18,7 @@ from mountcr.model import InodeType
 from mountcr.paths import decode
 from mountcr.rootfs.copying import Extent, data_extents
 from mountcr.rootfs.dialects.oci import Oci
+from mountcr.rootfs.tarpieces import copy_extents
 from mountcr.rootfs.tree import Content, shown
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Entry, Raw
     from mountcr.rootfs.inode import Inode
+    from mountcr.rootfs.tarpieces import Pieces
+    from mountcr.rootfs.tree import Tree
 
 __all__ = ["Archived", "write_tar"]
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
-_CHUNK: Final = 1 << 20
 
 _FLAGS: Final = {
     InodeType.FILE: b"0",
@@ -45,6 +47,24 @@ _FLAGS: Final = {
 }
 _HARD_LINK: Final = b"1"
 _EXTENDED: Final = b"x"
+
+_TEXT: Final = 100
+"""Bytes of a name in a header."""
+
+_NO_CHECKSUM: Final = b" " * 8
+
+_NO_NAMES: Final = b"ustar\x0000" + bytes(64) + b"0000000\x00" * 2 + bytes(167)
+"""The end of a header: no names of the owner and the group, and no device."""
+
+_PAX: Final = (
+    b"%b0000644\x000000000\x000000000\x00%011o\x0000000000000\x00"
+    + _NO_CHECKSUM
+    + _EXTENDED
+    + bytes(_TEXT)
+    + _NO_NAMES[:72]
+    + bytes(183)
+)
+"""The header of an extended header, but for its name and its size."""
 
 _SECOND: Final = 10**9
 
@@ -58,23 +78,28 @@ class Archived(NamedTuple):
 
 
 def write_tar(
-    entries: Iterable[Entry], file: Output, *, progress: Progress | None = None
+    entries: Iterable[Entry],
+    file: Output,
+    *,
+    progress: Progress | None = None,
+    pieces: Pieces | None = None,
 ) -> Archived:
     """
-    Write entries as an OCI layer, in the order in which they come.
+    Write entries as an OCI layer, in the order in which they come; `pieces` can write it again.
 
     The file stays the caller's, and is not closed. Raises OSError naming the path, RefusedError as
     the dialect `oci` does. What was written until then is no archive.
     """
-    return _Tar(file, progress).write(entries)
+    return _Tar(file, progress, pieces).write(entries)
 
 
 class _Tar:
     """One archive."""
 
-    def __init__(self, file: Output, progress: Progress | None) -> None:
+    def __init__(self, file: Output, progress: Progress | None, pieces: Pieces | None) -> None:
         self._file = file
         self._progress = progress
+        self._pieces = pieces
         self._at = 0
         self._size = 0
         self._files = 0
@@ -105,7 +130,7 @@ class _Tar:
             try:
                 if content.size != raw.inode.size:
                     raise OSError(errno.EIO, "the file changed its size while it was read")
-                self._content(raw, content)
+                self._content(raw, content, entry.source)
             finally:
                 os.close(content.fd)
         else:
@@ -116,7 +141,7 @@ class _Tar:
             if self._progress is not None:
                 self._progress.add(1, 0)
 
-    def _content(self, raw: Raw, content: Content) -> None:
+    def _content(self, raw: Raw, content: Content, source: tuple[Tree, bytes]) -> None:
         """Write a file with its content, without its holes."""
         extents: tuple[Extent, ...] = (Extent(0, content.size),)
         found = os.fstat(content.fd)
@@ -126,8 +151,10 @@ class _Tar:
             self._header(raw.path, raw.inode, _FLAGS[InodeType.FILE], size=content.size)
         else:
             self._sparse_header(raw, extents)
-        for extent in extents:
-            self._copy(content, extent)
+        if self._pieces is not None:
+            self._pieces.content(source, content.fd, extents)
+        copy_extents(content, extents, self._file, self._progress)
+        self._at += sum(extent.size for extent in extents)
         self._write(bytes(-self._at % _BLOCK))
         holes = content.size - sum(extent.size for extent in extents)
         self._size += content.size
@@ -154,18 +181,6 @@ class _Tar:
         self._header(path, raw.inode, _FLAGS[InodeType.FILE], size=size, more=more)
         self._write(table)
 
-    def _copy(self, content: Content, extent: Extent) -> None:
-        position, left = content.offset + extent.offset, extent.size
-        while left:
-            data = os.pread(content.fd, min(left, _CHUNK), position)
-            if not data:
-                raise OSError(errno.EIO, "the file became shorter while it was read")
-            self._write(data)
-            position += len(data)
-            left -= len(data)
-            if self._progress is not None:
-                self._progress.add(0, len(data))
-
     def _header(
         self,
         path: bytes,
@@ -179,57 +194,52 @@ class _Tar:
         """Write the header of a member, and before it one with what does not fit into it."""
         name = path + b"/" if inode.is_directory and path else path or b"./"
         fields = _Fields(dict(more or {}))
-        header = b"".join(
+        sparse = more is not None
+        whole = b"".join(
             (
-                fields.text(b"" if b"GNU.sparse.name" in fields.extended else b"path", name, 100),
+                fields.text(b"" if sparse else b"path", name),
                 fields.number(b"", inode.mode, 8),
                 fields.number(b"uid", inode.uid, 8),
                 fields.number(b"gid", inode.gid, 8),
                 fields.number(b"size", size, 12),
                 fields.time(inode.mtime),
-                bytes(8),  # the checksum
+                _NO_CHECKSUM,
                 flag,
-                fields.text(b"linkpath", target, 100),
-                b"ustar\x0000",
-                bytes(64),  # the names of the owner and the group
-                *(fields.number(b"", int(number), 8) for number in inode.rdev.split(":")),
+                fields.text(b"linkpath", target),
+                _NO_NAMES if inode.rdev == "0:0" else _device(fields, inode.rdev),
             )
         )
-        if flag != _HARD_LINK:
+        if flag != _HARD_LINK and inode.xattrs:
             fields.xattrs(inode)
         if fields.extended:
             data = b"".join(_record(*record) for record in sorted(fields.extended.items()))
-            plain = _Fields({})
-            self._block(
-                b"".join(
-                    (
-                        plain.text(b"", b"PaxHeaders/" + name.rstrip(b"/")[-80:], 100),
-                        *(plain.number(b"", number, 8) for number in (0o644, 0, 0)),
-                        plain.number(b"size", len(data), 12),
-                        plain.number(b"", 0, 12),
-                        bytes(8),
-                        _EXTENDED,
-                        bytes(100),
-                        b"ustar\x0000",
-                    )
-                )
-            )
-            self._write(data + bytes(-len(data) % _BLOCK))
-        self._block(header)
-
-    def _block(self, header: bytes) -> None:
-        """Write a header with its checksum, which is that of itself with spaces in its place."""
-        whole = header.ljust(_BLOCK, b"\0")
-        checksum = sum(whole) + 8 * ord(" ")
-        self._write(whole[:148] + b"%06o\0 " % checksum + whole[156:])
+            self._write(_extended(name, data) + data + bytes(-len(data) % _BLOCK) + _summed(whole))
+        else:
+            self._write(_summed(whole))
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            count = self._file.write(view)
-            count = len(view) if count is None else count
-            self._at += count
-            view = view[count:]
+        if data:
+            self._file.write(data)
+            self._at += len(data)
+            if self._pieces is not None:
+                self._pieces.data(data)
+
+
+def _extended(name: bytes, data: bytes) -> bytes:
+    """Give the header of an extended header."""
+    short = (b"PaxHeaders/" + name.rstrip(b"/")[-80:]).ljust(100, b"\0")
+    return _summed(_PAX % (short, len(data)))
+
+
+def _summed(header: bytes) -> bytes:
+    """Give a whole header with its checksum, which is that of itself with spaces in its place."""
+    checksum = sum(header)
+    return b"%b%06o\0 %b" % (header[:148], checksum, header[156:])
+
+
+def _device(fields: _Fields, rdev: str) -> bytes:
+    numbers = b"".join(fields.number(b"", int(number), 8) for number in rdev.split(":"))
+    return _NO_NAMES[:72] + numbers + bytes(167)
 
 
 def _record(key: bytes, value: bytes) -> bytes:
@@ -247,10 +257,10 @@ class _Fields:
     def __init__(self, extended: dict[bytes, bytes]) -> None:
         self.extended = extended
 
-    def text(self, key: bytes, value: bytes, width: int) -> bytes:
-        if key and (len(value) > width or not value.isascii()):
+    def text(self, key: bytes, value: bytes) -> bytes:
+        if key and (len(value) > _TEXT or not value.isascii()):
             self.extended[key] = value
-        return value[:width].ljust(width, b"\0")
+        return value[:_TEXT].ljust(_TEXT, b"\0")
 
     def number(self, key: bytes, value: int, width: int) -> bytes:
         digits = b"%0*o\0" % (width - 1, value)
