@@ -81,12 +81,13 @@ class BundleLayer(Record, frozen=True, kw_only=True, omit_defaults=False):
 
     `diff_id` is the digest that the image has it by, `sha256:` and hexadecimal, empty for one that
     is of no image; `chain_id` that of it and all below. `member` is the tar that the bundle has of
-    it, empty where it has none.
+    it, empty where it has none; a `flat` one has all that lies below as well.
     """
 
     diff_id: str = ""
     chain_id: str = ""
     member: str = ""
+    flat: bool = False
 
 
 class Carried(Record, frozen=True, kw_only=True, omit_defaults=False):

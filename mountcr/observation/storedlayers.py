@@ -14,7 +14,7 @@ import msgspec
 
 from mountcr import paths
 from mountcr.paths import KPath, decode
-from mountcr.planning.bundling import Known
+from mountcr.planning.bundling import Base, Known
 from mountcr.planning.choices import CACHE
 from mountcr.planning.placement import LayerAt
 from mountcr.rootfs.dialect import get_dialect
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from mountcr.bundle.document import Bundle
     from mountcr.engines import Roots
+    from mountcr.model import Container
 
-__all__ = ["found_layers", "known_layers", "surveyed"]
+__all__ = ["base_layer", "found_layers", "known_layers", "surveyed"]
 
 
 def known_layers(directories: Iterable[KPath], roots: Roots | None) -> dict[KPath, Known]:
@@ -42,6 +43,19 @@ def known_layers(directories: Iterable[KPath], roots: Roots | None) -> dict[KPat
         for path, layer in zip(directories, identified, strict=True)
         if layer is not None and not layer.flat and not layer.mapped
     }
+
+
+def base_layer(container: Container, roots: Roots | None) -> Base | None:
+    """Give the image of a container whose driver copies, if it is known with all its layers."""
+    from mountcr.engines.imagelayers import base_of, image_layers, pile
+
+    layers = image_layers(roots)
+    base = base_of(container, layers, roots)
+    if base is None or not base.flat or base.mapped:
+        return None
+    whole = pile(base, layers)
+    digests = tuple(Known(each.diff_id, each.chain_id) for each in reversed(whole))
+    return Base(base.path, digests) if whole else None
 
 
 def found_layers(bundle: Bundle, roots: Roots | None, marks: str) -> dict[str, LayerAt]:

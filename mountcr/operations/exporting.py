@@ -32,10 +32,11 @@ from mountcr.bundle.writer import (
 from mountcr.compression import Compression, Level
 from mountcr.criu.images import ImageSet
 from mountcr.criu.rewriting import rewrite
+from mountcr.driver import get_driver
 from mountcr.errors import MountcrError, UsageError
 from mountcr.kernel.removal import remove_tree
 from mountcr.model import Record
-from mountcr.observation.storedlayers import known_layers
+from mountcr.observation.storedlayers import base_layer, known_layers
 from mountcr.operations import snapshot
 from mountcr.operations.dump import dump
 from mountcr.operations.leftovers import recorded
@@ -268,6 +269,7 @@ class _Export:
         return plan_contents(
             manifest,
             known_layers(manifest.rootfs.origin.lowers if manifest.rootfs else (), self._roots),
+            base=base_layer(manifest.facts.container, self._roots) if _is_flat(manifest) else None,
             mode=self._wanted.layers,
             volumes=self._wanted.volumes,
             all_volumes=self._wanted.all_volumes,
@@ -361,6 +363,12 @@ class _Counted:
         self._file.write(data)
         self.size += len(data)
         return len(data)
+
+
+def _is_flat(manifest: Manifest) -> bool:
+    """Tell of a driver that copies: the stack is one directory with everything."""
+    stack = manifest.rootfs.origin if manifest.rootfs else None
+    return stack is not None and get_driver(stack.driver).flat
 
 
 def _kernel(manifest: Manifest) -> str:

@@ -13,6 +13,7 @@ from mountcr.bundle.writer import Part
 from mountcr.model import InodeType
 from mountcr.paths import decode
 from mountcr.rootfs.changes import changes, everything
+from mountcr.rootfs.difference import difference
 from mountcr.rootfs.opened import opened
 from mountcr.rootfs.tarpieces import Pieces, state
 from mountcr.rootfs.tarwriter import write_tar
@@ -90,11 +91,29 @@ def _layer_parts(
 ) -> Iterator[Part]:
     """Give the layers, the writable one last."""
     view = held.enter_context(opened(contents.stored, contents.data))
+    if contents.compared:
+        yield from _compared_parts(contents, view, left_out, held, progress)
+        return
     for number, layer in enumerate(contents.layers, 1):
         if layer.member:
             entries = partial(_changes, view, number)
             yield Part(layer.member, _Tar(entries, [], held, progress).write)
     yield Part(UPPER, _Tar(partial(_changes, view, 0), left_out, held, progress).write)
+
+
+def _compared_parts(
+    contents: Contents,
+    view: View,
+    left_out: list[KPath],
+    held: contextlib.ExitStack,
+    progress: Progress | None,
+) -> Iterator[Part]:
+    """Give what differs of a whole root file system from that of its image, and the image."""
+    tree, base = (layer.tree for layer in view.layers)
+    for layer in contents.layers:
+        if layer.member:
+            yield Part(layer.member, _Tar(partial(everything, base), [], held, progress).write)
+    yield Part(UPPER, _Tar(partial(difference, tree, base), left_out, held, progress).write)
 
 
 def _changes(view: View, number: int) -> Iterator[Entry]:

@@ -19,7 +19,7 @@ from mountcr import paths
 from mountcr.model import InodeType
 from mountcr.observation.sizes import count_of
 from mountcr.paths import KPath, decode
-from mountcr.rootfs.changes import changes
+from mountcr.rootfs.changes import changes, everything
 from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.opened import OCI, opened
 from mountcr.rootfs.tree import DirectoryTree
@@ -86,7 +86,9 @@ def take(contents: Contents, scratch: KPath) -> Contents:
     """
     upper = paths.join(scratch, "upper")
     with opened(contents.stored, contents.data) as view:
-        write(changes(view.layers[0], view.below()), upper, get_dialect(OCI))
+        top = view.layers[0]
+        entries = everything(top.tree) if contents.compared else changes(top, view.below())
+        write(entries, upper, get_dialect(OCI))
     stored = (StoredLayer(path=upper, dialect=OCI), *contents.stored[1:])
     mounts = tuple(
         _clone(each, paths.join(scratch, f"mount-{number}"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mountcr.manifest import Manifest
     from mountcr.planning.records import External
 
-__all__ = ["ALL_VOLUMES", "Carrying", "Contents", "Known", "LayerMode", "plan_contents"]
+__all__ = ["ALL_VOLUMES", "Base", "Carrying", "Contents", "Known", "LayerMode", "plan_contents"]
 
 ALL_VOLUMES: Final = "all"
 """Stands for every volume and bind of the container."""
@@ -41,6 +41,17 @@ class Known(NamedTuple):
     chain_id: str
 
 
+class Base(NamedTuple):
+    """
+    The image of a container whose driver copies: one directory with all of it.
+
+    `layers` are by which digests it is known, the topmost first.
+    """
+
+    path: KPath
+    layers: tuple[Known, ...]
+
+
 class Carrying(NamedTuple):
     """What is carried of a mount, and where it lies on this host."""
 
@@ -53,19 +64,22 @@ class Contents(Record, frozen=True, kw_only=True):
     What goes into a bundle beside CRIU's images.
 
     `stored` are the layers as they lie here, top first, the writable one the first, and `layers`
-    the lower ones as the bundle names them.
+    the lower ones as the bundle names them. `compared` tells that the first is one whole root file
+    system, and the second what it was made from: what differs was changed.
     """
 
     stored: tuple[StoredLayer, ...]
     data: tuple[KPath, ...]
     layers: tuple[BundleLayer, ...]
     mounts: tuple[Carrying, ...]
+    compared: bool = False
 
 
 def plan_contents(
     manifest: Manifest,
     known: Mapping[KPath, Known],
     *,
+    base: Base | None = None,
     mode: LayerMode,
     volumes: tuple[KPath, ...] = (),
     all_volumes: bool = False,
@@ -73,9 +87,10 @@ def plan_contents(
     """
     Say what goes into the bundle of a dump.
 
-    `known` are the directories on this host that an image has a digest of. `volumes` are the
-    mountpoints whose contents are wanted. Raises RefusedError where the layers are not known,
-    UsageError naming a volume that the container has not.
+    `known` are the directories on this host that an image has a digest of; `base` is the image
+    where the stack is one directory, if that is known. `volumes` are the mountpoints whose contents
+    are wanted. Raises RefusedError where the layers are not known, UsageError naming a volume that
+    the container has not.
     """
     rootfs = manifest.rootfs
     if rootfs is None:
@@ -87,6 +102,15 @@ def plan_contents(
     if not stack.upper:
         msg = "the root file system is read-only: it has no writable layer to export"
         raise RefusedError(msg, hint="pull the image on the other host")
+    carried = tuple(_mounts(manifest, volumes, all_volumes=all_volumes))
+    if len(stored) == 1 and base is not None:
+        return Contents(
+            stored=(*stored, StoredLayer(path=base.path, dialect=stored[0].dialect)),
+            data=(),
+            layers=tuple(_copied(base, mode)),
+            mounts=carried,
+            compared=True,
+        )
     # what lies in data-only layers is of no use in another store: contents go into the bundle
     digests: Mapping[KPath, Known] = {} if stack.data else known
     layers = tuple(
@@ -97,8 +121,20 @@ def plan_contents(
         stored=stored,
         data=stack.data,
         layers=layers,
-        mounts=tuple(_mounts(manifest, volumes, all_volumes=all_volumes)),
+        mounts=carried,
     )
+
+
+def _copied(base: Base, mode: LayerMode) -> Iterator[BundleLayer]:
+    """Give the layers of an image that lies in one directory, all of it in the first if wanted."""
+    for number, each in enumerate(base.layers, 1):
+        whole = mode is LayerMode.ALL and number == 1
+        yield BundleLayer(
+            diff_id=each.diff_id,
+            chain_id=each.chain_id,
+            member=f"{LAYERS}/{number}.tar" if whole else "",
+            flat=whole,
+        )
 
 
 def _layer(number: int, known: Known | None, mode: LayerMode) -> BundleLayer:

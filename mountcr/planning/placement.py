@@ -75,9 +75,18 @@ def choose_layers(
     `found` are those of the host by DiffID and, where they are flat, by chain id; `unpacked` is
     where the members of the bundle will be. What is missing makes the first part useless.
     """
+    chosen, missing = _chosen(bundle, found, unpacked)
+    first = bundle.layers[0] if bundle.layers else None
+    if missing and first is not None and first.flat:
+        return (_unpacked(bundle, first, found, unpacked),), ()
+    return chosen, missing
+
+
+def _chosen(
+    bundle: Bundle, found: Mapping[str, LayerAt], unpacked: KPath
+) -> tuple[tuple[LayerAt, ...], tuple[Missing, ...]]:
     chosen: list[LayerAt] = []
     missing: list[Missing] = []
-    digests = bundle.digested()
     for number, layer in enumerate(bundle.layers, 1):
         here = found.get(layer.diff_id) if layer.diff_id else None
         whole = found.get(layer.chain_id) if layer.chain_id else None
@@ -85,12 +94,20 @@ def choose_layers(
             chosen.append(here)
         elif whole is not None and not _has_all(bundle, number):
             return (*chosen, whole), tuple(missing)
-        elif layer.member:
-            stored = StoredLayer(path=paths.join(unpacked, layer.member), dialect="oci")
-            chosen.append(LayerAt(stored=stored, key=digests[layer.member].sha256))
+        elif layer.member and not layer.flat:
+            chosen.append(_unpacked(bundle, layer, found, unpacked))
         else:
             missing.append(Missing(number, layer))
     return tuple(chosen), tuple(missing)
+
+
+def _unpacked(
+    bundle: Bundle, layer: BundleLayer, found: Mapping[str, LayerAt], unpacked: KPath
+) -> LayerAt:
+    """Give a layer that the bundle has, from the cache if it was unpacked before."""
+    digest = bundle.digested()[layer.member].sha256
+    stored = StoredLayer(path=paths.join(unpacked, layer.member), dialect="oci")
+    return found.get(digest, LayerAt(stored=stored, key=digest, flat=layer.flat))
 
 
 def _has_all(bundle: Bundle, number: int) -> bool:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from e2e.conftest import Place
 
+IMPORTS = "/var/lib/mountcr/containers"
+
+OWN = f"test-{os.getpid()}"
+"""What the ids of containers begin with: others may be tested at the same time."""
+
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("imports")]
 
 
@@ -25,9 +30,9 @@ def imports(place: Place) -> Iterator[None]:
     """Nothing of the tests stays where imported containers lie."""
     yield
     place.close()
-    for name in os.listdir("/var/lib/mountcr/containers"):
-        if name.startswith("test-"):
-            shutil.rmtree(f"/var/lib/mountcr/containers/{name}")
+    for name in os.listdir(IMPORTS) if os.path.isdir(IMPORTS) else ():
+        if name.startswith(OWN):
+            shutil.rmtree(f"{IMPORTS}/{name}")
 
 
 def counter(place: Place, *words: str, binds: list[BindMount] | None = None) -> int:
@@ -57,7 +62,7 @@ def test_a_counter_goes_on_elsewhere(place: Place, driver: str) -> None:
     assert not place.runs(pid)
     reached = place.count()
     gone(place)
-    restored = place.done("restore", bundle, "--id", f"test-{driver}", "--driver", driver)
+    restored = place.done("restore", bundle, "--id", f"{OWN}-{driver}", "--driver", driver)
     assert restored["differences"] == []
     place.remember(restored["pid"])
     root = Path(f"/proc/{restored['pid']}/root")
@@ -85,12 +90,12 @@ def test_what_comes_from_outside_is_asked_for(place: Place) -> None:
     binds = [BindMount(str(hosts), "/etc/hosts"), BindMount(str(data), "/data")]
     bundle = place.top / "web.tar"
     place.done("export", counter(place, binds=binds), "-o", bundle, "--compress", "none")
-    refused = place.mountcr("restore", bundle, "--id", "test-asks")
+    refused = place.mountcr("restore", bundle, "--id", f"{OWN}-asks")
     assert refused.status == 4
     assert f"M3 /etc/hosts: a file, mode 0644, {hosts} where it came from" in refused.err
     assert f"M3 /data: a directory, mode 0750, {data} where it came from" in refused.err
     assert "--bind" in refused.err
-    assert not os.path.exists("/var/lib/mountcr/containers/test-asks")
+    assert not os.path.exists(f"{IMPORTS}/{OWN}-asks")
     planned = place.mountcr("plan", bundle, "--for", "restore", "--json")
     assert planned.status == 4
     assert [each["mount"] for each in planned.document["findings"] if each["rule"] == "M3"] == [
@@ -99,10 +104,10 @@ def test_what_comes_from_outside_is_asked_for(place: Place) -> None:
     ]
     other = place.directory("other", "here")
     words = ("--bind", f"/data={other}", "--allow-bind", place.top)
-    root = root_of(place.done("restore", bundle, "--id", "test-asks", *words), place)
+    root = root_of(place.done("restore", bundle, "--id", f"{OWN}-asks", *words), place)
     assert (root / "etc/hosts").read_text() == "10.0.0.1 db\n"
     assert os.listdir(root / "data") == ["here"]
-    root = root_of(place.done("restore", bundle, "--id", "test-made", "--create-missing"), place)
+    root = root_of(place.done("restore", bundle, "--id", f"{OWN}-made", "--create-missing"), place)
     assert (root / "etc/hosts").read_text() == ""
     assert os.listdir(root / "data") == []
 
@@ -128,7 +133,7 @@ def test_volumes_go_along_by_choice(place: Place) -> None:
     assert exported["mounts"] == ["/etc/hostname", "/data"]
     shutil.rmtree(data)
     name.unlink()
-    root = root_of(place.done("restore", bundle, "--id", "test-volumes"), place)
+    root = root_of(place.done("restore", bundle, "--id", f"{OWN}-volumes"), place)
     assert (root / "etc/hostname").read_text() == "web\n"
     found = (root / "data/file").stat()
     assert (found.st_uid, found.st_gid, found.st_nlink) == (12, 34, 2)
@@ -144,16 +149,16 @@ def test_many_are_restored_from_one(place: Place) -> None:
     assert "the container will be frozen for about" in told.err or "frozen" in told.out
     place.goes_on()
     roots = [
-        root_of(place.done("restore", bundle, "--id", f"test-{number}"), place)
+        root_of(place.done("restore", bundle, "--id", f"{OWN}-{number}"), place)
         for number in range(3)
     ]
     for number, root in enumerate(roots):
         (root / "var/who").write_text(f"{number}")
     assert [(root / "var/who").read_text() for root in roots] == ["0", "1", "2"]
     place.goes_on()
-    taken = place.mountcr("restore", bundle, "--id", "test-0")
+    taken = place.mountcr("restore", bundle, "--id", f"{OWN}-0")
     assert taken.status == 2
-    assert "/var/lib/mountcr/containers/test-0 is there already" in taken.err
+    assert f"{IMPORTS}/{OWN}-0 is there already" in taken.err
 
 
 def test_a_bundle_goes_through_pipes(place: Place) -> None:
@@ -165,9 +170,9 @@ def test_a_bundle_goes_through_pipes(place: Place) -> None:
     place.done("export", images, "-o", second)
     assert first.read_bytes() == second.read_bytes()
     with first.open("rb") as file:
-        process = place.popen("import", "-", "--id", "test-piped", stdin=file.fileno())
+        process = place.popen("import", "-", "--id", f"{OWN}-piped", stdin=file.fileno())
         assert process.wait(60) == 0
-    root = root_of(place.done("restore", "/var/lib/mountcr/containers/test-piped/images"), place)
+    root = root_of(place.done("restore", f"{IMPORTS}/{OWN}-piped/images"), place)
     assert (root / "etc/motd").read_text() == "changed\n"
 
 
@@ -178,7 +183,7 @@ def test_a_directory_is_a_bundle_too(place: Place) -> None:
     other = place.done("export", images, "-o", f"{place.top}/directory/")
     assert one["digest"] == other["digest"]
     assert place.done("verify", place.top / "directory")["differences"] == []
-    root = root_of(place.done("restore", place.top / "directory", "--id", "test-dir"), place)
+    root = root_of(place.done("restore", place.top / "directory", "--id", f"{OWN}-dir"), place)
     assert (root / "etc/motd").read_text() == "changed\n"
 
 
@@ -201,7 +206,7 @@ def test_a_bundle_is_looked_at(place: Place) -> None:
     assert damaged.status == 5
     assert damaged.out.startswith("layers/upper.tar: ")
     assert place.mountcr("verify", bundle, "--quick").status == 0
-    refused = place.mountcr("restore", bundle, "--id", "test-damaged")
+    refused = place.mountcr("restore", bundle, "--id", f"{OWN}-damaged")
     assert refused.status == 5
     assert "layers/upper.tar" in refused.err
-    assert not os.path.exists("/var/lib/mountcr/containers/test-damaged")
+    assert not os.path.exists(f"{IMPORTS}/{OWN}-damaged")
