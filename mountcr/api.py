@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from mountcr import engines, observation
+from mountcr.bundle.names import is_archive
+from mountcr.compression import parse_level
+from mountcr.model import Container
 from mountcr.operations import convert as converting
 from mountcr.operations import dump as dumping
+from mountcr.operations import exporting, importing
 from mountcr.operations import rebuild as rebuilding
 from mountcr.operations import restore as restoring
 from mountcr.operations import verify as verifying
+from mountcr.operations.restore_bundle import restore_bundle
 from mountcr.paths import KPath, encode
+from mountcr.planning.bundling import LayerMode
 from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
 from mountcr.rootfs.fingerprint import Extent
@@ -28,9 +34,11 @@ from mountcr.rootfs.fingerprint import Extent
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from mountcr.model import Container, Facts
+    from mountcr.model import Facts
     from mountcr.operations.convert import ConvertResult
     from mountcr.operations.dump import DumpResult
+    from mountcr.operations.exporting import ExportResult
+    from mountcr.operations.importing import ImportResult
     from mountcr.operations.restore import RestoreResult
     from mountcr.operations.verify import VerifyResult
     from mountcr.planning.records import Plan
@@ -41,8 +49,10 @@ __all__ = [
     "containers",
     "convert",
     "dump",
+    "export",
     "files",
     "find",
+    "import_bundle",
     "observe",
     "plan",
     "rebuild",
@@ -140,10 +150,15 @@ def dump(
 
 
 def restore(
-    images: AnyPath, choices: Choices | None = None, *, stdio: str = "null", via: str = "criu"
+    images: AnyPath,
+    choices: Choices | None = None,
+    *,
+    stdio: str = "null",
+    via: str = "criu",
+    container_id: str = "",
 ) -> RestoreResult:
     """
-    Restore what was dumped into a directory.
+    Restore what was dumped into a directory, or a bundle, which is imported as `container_id`.
 
     `via` says who does it, `criu`, the container's own `runtime` or its `engine`; `stdio` what
     becomes of standard streams that led to a runtime: `null`, `inherit` or the path of a file.
@@ -152,17 +167,79 @@ def restore(
     and nothing is mounted. Differences that the plan announced are in the
     result.
     """
-    return restoring.restore(_absolute(images), choices or Choices(), stdio=stdio, via=via)
+    choices = choices or Choices()
+    if is_archive(os.fsdecode(images)):
+        wanted = importing.ImportChoices(id=container_id, driver=choices.driver or "")
+        choices = msgspec.structs.replace(choices, driver=None)
+        _, restored = restore_bundle(os.fsdecode(images), wanted, choices, stdio=stdio, via=via)
+        return restored
+    return restoring.restore(_absolute(images), choices, stdio=stdio, via=via)
 
 
 def verify(images: AnyPath, *, quick: bool = False) -> VerifyResult:
     """
     Compare what lies on this host with what was dumped into a directory; nothing is changed.
 
-    `quick` compares no contents of layers. The differences are in the result. Raises NotFoundError
-    or DocumentError for what is no images directory, PrivilegeError, OSError.
+    Of a bundle, its members are compared with its document. `quick` compares no contents of layers.
+    The differences are in the result. Raises NotFoundError or DocumentError for what is neither,
+    RefusedError for a bundle that breaks a rule, PrivilegeError, OSError.
     """
+    if is_archive(os.fsdecode(images)):
+        return verifying.verify_bundle(os.fsdecode(images), quick=quick)
     return verifying.verify(_absolute(images), quick=quick)
+
+
+def export(
+    container: Container | AnyPath,
+    output: AnyPath,
+    choices: Choices | None = None,
+    *,
+    layers: str = "missing",
+    volumes: Iterable[AnyPath] = (),
+    compress: str = "zstd",
+    roots: engines.Roots | None = None,
+) -> ExportResult:
+    """
+    Write a bundle of a running container, or of what was dumped into a directory.
+
+    `layers` are the lower ones that go along: `none`, `missing` (those that no image has) or `all`;
+    `volumes` mountpoints whose contents do; `compress` is `none`, `gzip[:LEVEL]` or `zstd[:LEVEL]`.
+    Raises what `dump` raises, and UsageError, RefusedError, OSError: there is no bundle then, and
+    the tasks go on. The tasks have ended afterwards, unless `choices.leave_running`.
+    """
+    level = parse_level(compress)
+    wanted = exporting.ExportChoices(
+        output=os.fsdecode(output),
+        compression=level.compression,
+        level=level.number,
+        layers=LayerMode(layers),
+        volumes=tuple(map(_absolute, volumes)),
+    )
+    if isinstance(container, Container):
+        choices = choices or Choices()
+        return exporting.export_container(container, choices, wanted, roots=roots)
+    return exporting.export_images(_absolute(container), wanted, roots=roots)
+
+
+def import_bundle(
+    path: AnyPath,
+    *,
+    container_id: str = "",
+    driver: str = "",
+    into: AnyPath | None = None,
+    roots: engines.Roots | None = None,
+) -> ImportResult:
+    """
+    Put a bundle on this host, ready for `restore` of its images.
+
+    `into` is a new directory instead of the one of the id. Raises NotFoundError, DocumentError,
+    RefusedError for an archive that breaks a rule and for layers that nobody has,
+    VerificationError, PrivilegeError, OSError; nothing is left then.
+    """
+    wanted = importing.ImportChoices(
+        id=container_id, driver=driver, at=_absolute(into) if into else None
+    )
+    return importing.import_bundle(os.fsdecode(path), wanted, roots=roots)
 
 
 def convert(

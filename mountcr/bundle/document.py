@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from mountcr.bundle.names import MANIFEST
 from mountcr.errors import DocumentError
 from mountcr.manifest import Manifest
 from mountcr.model import InodeType, Record
@@ -32,39 +33,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLE_SCHEMA",
-    "IMAGES",
-    "LAYERS",
-    "MANIFEST",
-    "MOUNTS",
-    "SIGNATURE",
-    "UPPER",
     "Bundle",
     "BundleLayer",
     "Carried",
     "Digested",
-    "holds_contents",
     "parse",
     "to_json",
 ]
 
 BUNDLE_SCHEMA: Final = "mountcr/bundle/1"
-
-MANIFEST: Final = "manifest.json"
-SIGNATURE: Final = "manifest.json.minisig"
-IMAGES: Final = "images"
-MOUNTS: Final = "mounts"
-LAYERS: Final = "layers"
-UPPER: Final = "layers/upper.tar"
-
-
-_CONTENTS: Final = ("pages-", "tmpfs-dev-", "ghost-file-")
-"""How images are called that hold contents of memory and files (criu.org/Images)."""
-
-
-def holds_contents(member: str) -> bool:
-    """Tell members that come last, because they hold contents, from those that say what is."""
-    directory, _, name = member.partition("/")
-    return directory == LAYERS or (directory == IMAGES and name.startswith(_CONTENTS))
 
 
 class Digested(Record, frozen=True, kw_only=True):

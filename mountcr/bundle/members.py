@@ -13,6 +13,7 @@ from __future__ import annotations
 import tarfile
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
+from mountcr.errors import DocumentError
 from mountcr.paths import encode
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Members:
     """
     The members of an archive, in their order.
 
-    Iterating raises RefusedError naming the member and the rule that it breaks, and OSError of the
-    file. `shown` is what errors call the archive.
+    Iterating raises DocumentError for what is none, RefusedError naming the member and the rule
+    that it breaks, and OSError of the file. `shown` is what errors call the archive.
     """
 
     def __init__(self, stream: Stream, limits: Limits) -> None:
@@ -86,7 +87,10 @@ class Members:
                     member = self._member(info)
                     yield member, _Content(self._stream, info.offset_data, member)
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-            self._stream.refuse(f"it is no tar, or damaged: {error}", "tar")
+            if not self._names:
+                msg = f"{self.shown} is no archive: {error}"
+                raise DocumentError(msg, hint="`mountcr export` writes bundles") from None
+            self._stream.refuse(f"it is damaged: {error}", "tar")
         self._end()
 
     def _end(self) -> None:

@@ -15,9 +15,10 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Final
 
-from mountcr.bundle.document import MANIFEST, SIGNATURE, Bundle, parse
+from mountcr.bundle.document import Bundle, parse
 from mountcr.bundle.limits import Limits
 from mountcr.bundle.members import Member, Members, is_plain, shown
+from mountcr.bundle.names import MANIFEST, SIGNATURE, STANDARD
 from mountcr.bundle.stream import Stream
 from mountcr.errors import DocumentError, NotFoundError, RefusedError, VerificationError
 from mountcr.kernel.beneath import open_beneath
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
     from mountcr.bundle.members import Content
     from mountcr.compression import Input
 
-__all__ = ["STANDARD", "Reader", "is_bundle", "opened", "opened_members", "whole"]
-
-STANDARD: Final = "-"
-"""Stands for standard input and output."""
+__all__ = ["Reader", "opened", "opened_members", "whole"]
 
 _PIECE: Final = 1 << 20
 
@@ -150,19 +148,6 @@ def opened(
     limits = limits or Limits()
     with opened_members(path, limits=limits, count=count) as (name, members):
         yield Reader(name, members, limits)
-
-
-def is_bundle(path: str) -> bool:
-    """
-    Tell whether a file or directory begins as a bundle does; RefusedError for a hostile archive.
-
-    A file that is no archive at all is none.
-    """
-    if os.path.isdir(path):
-        return os.path.isfile(os.path.join(path, MANIFEST))
-    with opened_members(path) as (_, members):
-        first = next(members, None)
-        return first is not None and first[0].name == MANIFEST
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ import tarfile
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
-from mountcr.bundle.document import MANIFEST, SIGNATURE, Digested
+from mountcr.bundle.document import Digested
+from mountcr.bundle.names import MANIFEST, SIGNATURE
 from mountcr.compression import compressed
 from mountcr.errors import MountcrError
 

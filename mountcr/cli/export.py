@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mountcr.bundle.reader import STANDARD
+from mountcr.bundle.names import STANDARD
 from mountcr.cli.inputs import absolute, choices_of, container_of, is_images, roots_of
 from mountcr.cli.output import print_document, talk
 from mountcr.cli.password import key_password

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mountcr import manifest as manifests
-from mountcr.bundle.document import MANIFEST as BUNDLE
-from mountcr.bundle.reader import STANDARD, opened
+from mountcr.bundle.names import is_archive
 from mountcr.criu.options import CgroupMode
 from mountcr.engines import Roots, find
 from mountcr.errors import DocumentError, UsageError, VerificationError
 from mountcr.model import FACTS_SCHEMA, Facts
 from mountcr.observation import observe
-from mountcr.operations.importing import ImportChoices
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
 
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 
     from mountcr.bundle.reader import Reader
     from mountcr.model import Container
+    from mountcr.operations.importing import ImportChoices
 
 __all__ = [
     "absolute",
@@ -34,7 +33,6 @@ __all__ = [
     "choices_of",
     "container_of",
     "facts_of",
-    "is_archive",
     "is_images",
     "read_facts",
     "roots_of",
@@ -52,22 +50,10 @@ def is_images(path: str) -> bool:
     return os.path.exists(os.path.join(path, manifests.MANIFEST))
 
 
-def is_archive(path: str) -> bool:
-    """Tell whether a word names a bundle: a file that is no JSON, its directory, or `-`."""
-    if path == STANDARD:
-        return True
-    if os.path.isdir(path):
-        return os.path.isfile(os.path.join(path, BUNDLE))
-    try:
-        with open(path, "rb") as file:
-            begin = file.read(64).lstrip()
-    except OSError:
-        return False
-    return bool(begin) and not begin.startswith(b"{")
-
-
 def archive_choices(arguments: argparse.Namespace) -> ImportChoices:
     """Gather how a bundle shall be put on this host."""
+    from mountcr.operations.importing import ImportChoices
+
     given = vars(arguments)
     at = given.get("into")
     return ImportChoices(
@@ -129,6 +115,8 @@ def facts_of(arguments: argparse.Namespace, *, thorough: bool = False) -> Facts:
     """
     reference: str = arguments.reference
     if is_archive(reference):
+        from mountcr.bundle.reader import opened  # what most commands have no use for
+
         with opened(reference) as reader:
             return reader.bundle.dump.facts
     if os.path.isfile(reference):

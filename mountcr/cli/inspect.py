@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mountcr.bundle.document import BundleLayer, Carried, Digested
+from mountcr.bundle.names import is_archive
 from mountcr.bundle.reader import opened
-from mountcr.cli.inputs import check_of, container_of, is_archive
+from mountcr.cli.inputs import check_of, container_of
 from mountcr.cli.output import print_document, print_outline, talk
 from mountcr.errors import GoneError, PrivilegeError
 from mountcr.model import Container, Finding

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mountcr.bundle.names import is_archive
 from mountcr.cli.inputs import (
     absolute,
     archive_choices,
     check_of,
     choices_of,
     facts_of,
-    is_archive,
     is_images,
     roots_of,
     without_driver,

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mountcr.bundle.names import is_archive
 from mountcr.cli.inputs import (
     absolute,
     archive_choices,
     check_of,
     choices_of,
-    is_archive,
     without_driver,
 )
 from mountcr.cli.output import print_document, print_outline

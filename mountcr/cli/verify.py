@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr.cli.inputs import absolute, check_of, is_archive
+from mountcr.bundle.names import is_archive
+from mountcr.cli.inputs import absolute, check_of
 from mountcr.cli.output import print_document, talk
 from mountcr.operations.verify import verify, verify_bundle
 

@@ -21,8 +21,8 @@ import msgspec
 
 from mountcr import __version__, journal, paths
 from mountcr import manifest as manifests
-from mountcr.bundle.document import IMAGES, Bundle, Carried, to_json
-from mountcr.bundle.reader import STANDARD
+from mountcr.bundle.document import Bundle, Carried, to_json
+from mountcr.bundle.names import IMAGES, STANDARD
 from mountcr.bundle.writer import (
     DirectorySink,
     measure,

@@ -17,8 +17,8 @@ import msgspec
 
 from mountcr import manifest as manifests
 from mountcr import paths
-from mountcr.bundle.document import IMAGES, LAYERS, MOUNTS, UPPER
 from mountcr.bundle.members import shown
+from mountcr.bundle.names import IMAGES, LAYERS, MOUNTS, UPPER
 from mountcr.bundle.reader import opened
 from mountcr.driver import get_driver
 from mountcr.errors import MountcrError, PrivilegeError, RefusedError, UsageError

@@ -8,7 +8,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from mountcr.bundle.document import IMAGES, UPPER, holds_contents
+from mountcr.bundle.names import IMAGES, UPPER, holds_contents
 from mountcr.bundle.writer import Part
 from mountcr.model import InodeType
 from mountcr.paths import decode

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mountcr import manifest as manifests
-from mountcr.bundle.document import holds_contents
+from mountcr.bundle.names import holds_contents
 from mountcr.bundle.reader import opened
 from mountcr.errors import MountcrError, PrivilegeError, VerificationError
 from mountcr.model import Record

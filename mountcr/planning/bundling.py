@@ -6,7 +6,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mountcr.bundle.document import LAYERS, MOUNTS, BundleLayer, Carried
+from mountcr.bundle.document import BundleLayer, Carried
+from mountcr.bundle.names import LAYERS, MOUNTS
 from mountcr.driver import get_driver
 from mountcr.errors import RefusedError, UsageError
 from mountcr.model import InodeType

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from mountcr import paths
-from mountcr.bundle.document import UPPER
+from mountcr.bundle.names import UPPER
 from mountcr.driver import get_driver
 from mountcr.overlayopts import explicit_options
 from mountcr.planning.choices import CACHE

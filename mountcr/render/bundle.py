@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mountcr.bundle.document import IMAGES, LAYERS, MOUNTS, UPPER
+from mountcr.bundle.names import IMAGES, LAYERS, MOUNTS, UPPER
 from mountcr.render.containers import size_in_units
 from mountcr.render.outline import Outline
 from mountcr.render.text import printable

@@ -253,7 +253,7 @@ def test_no_images(place: Place) -> None:
     assert "no such directory" in complaint(place.mountcr("restore", none), 3)
     assert str(none) in complaint(place.mountcr("rebuild", none, "--at", place.root), 3)
     file = place.write(place.top / "file", "x")
-    assert "not a directory" in complaint(place.mountcr("restore", file), 2)
+    assert "is no archive" in complaint(place.mountcr("restore", file), 2)
     assert "mountcr.json" in complaint(place.mountcr("restore", place.directory("other")), 2)
 
 

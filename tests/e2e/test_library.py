@@ -121,3 +121,19 @@ def test_errors(place: Place) -> None:
     assert [each.rule for each in refused.value.findings] == ["M1"]
     with pytest.raises(mountcr.MountcrError):
         mountcr.restore(place.top / "none")
+
+
+def test_a_bundle(place: Place) -> None:
+    """A container is exported, verified, imported under another id, and restored."""
+    pid = container(place)
+    bundle = place.top / "web.tar"
+    result = mountcr.export(mountcr.find(str(pid)), bundle, volumes=["/data"], compress="none")
+    assert not place.runs(pid)
+    assert result.mounts == ("/data",)
+    assert mountcr.verify(bundle).differences == ()
+    into = place.top / "imported"
+    imported = mountcr.import_bundle(bundle, container_id="other", driver="vfs", into=into)
+    assert imported.driver == "vfs"
+    restored = mountcr.restore(imported.images)
+    place.remember(restored.pid)
+    place.goes_on(into / "upper")
