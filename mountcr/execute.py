@@ -91,6 +91,10 @@ class Kernel(Protocol):
         """Mount an empty tmpfs over a directory that is made if it is not there."""
         ...
 
+    def fill_directory(self, source: KPath, at: KPath) -> None:
+        """Copy what is in a directory into an empty one."""
+        ...
+
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
         """Make an empty file or directory beneath a root; give what was made, parents first."""
         ...
@@ -200,6 +204,10 @@ class Recorder:
     def mount_scratch(self, at: KPath, options: str) -> None:
         """Record."""
         self._record("mount_scratch", at, options)
+
+    def fill_directory(self, source: KPath, at: KPath) -> None:
+        """Record the call."""
+        self._record("fill", source, at)
 
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
         """Record; every mountpoint is taken for missing."""

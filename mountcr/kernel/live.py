@@ -176,6 +176,12 @@ class LiveKernel:
         os.makedirs(decode(at), exist_ok=True)
         syscalls.mount(b"mountcr", decode(at), b"tmpfs", 0, options.encode())
 
+    def fill_directory(self, source: KPath, at: KPath) -> None:
+        """Copy what is in a directory into an empty one. On failure a part of it is there."""
+        from mountcr.rootfs.conversion import fill
+
+        fill(source, at, progress=self._progress)
+
     def make_mountpoint(self, root: KPath, path: KPath, *, directory: bool) -> list[KPath]:
         """
         Make an empty file or directory beneath a root; give what was made, parents first.

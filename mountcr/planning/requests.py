@@ -18,7 +18,7 @@ from mountcr import paths
 from mountcr.model import InodeType
 from mountcr.paths import KPath
 from mountcr.planning.names import Names
-from mountcr.planning.steps import Directory, Mountpoint, Scratch, Step
+from mountcr.planning.steps import Directory, Fill, Mountpoint, Scratch, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,9 +58,11 @@ def answered(
 def _answered(facts: Facts, external: External, choices: Choices, made: KPath) -> External:
     if external.mountpoint in choices.binds:
         return external
-    brought = facts.imported.sources.get(external.mountpoint) if facts.imported else None
+    brought = _brought(facts, external)
     if brought is not None:
-        return msgspec.structs.replace(external, source=brought, stack=None)
+        return msgspec.structs.replace(
+            external, source=made if external.fstype == "tmpfs" else brought, stack=None
+        )
     wanted = external.source
     if wanted is not None and external.stack is None and _is_allowed(external, wanted, choices):
         return external
@@ -69,6 +71,11 @@ def _answered(facts: Facts, external: External, choices: Choices, made: KPath) -
     return msgspec.structs.replace(
         external, source=None, stack=None, requested=wanted or external.mountpoint
     )
+
+
+def _brought(facts: Facts, external: External) -> KPath | None:
+    """Give what came with a bundle for a mount."""
+    return facts.imported.sources.get(external.mountpoint) if facts.imported else None
 
 
 def _is_allowed(external: External, wanted: KPath, choices: Choices) -> bool:
@@ -101,7 +108,7 @@ def request_steps(facts: Facts, externals: Iterable[External]) -> Iterator[Step]
     """Make what is empty: of the type that it was, and a tmpfs where it was one."""
     made = paths.join(facts.imported.at, _MADE) if facts.imported else paths.ROOT
     for external, source in made_sources(facts, externals):
-        because = f"nothing was given for {external.mountpoint}"
+        because = f"{external.mountpoint} comes from what is made for it"
         yield Directory(path=made, because=because)
         if external.type is not InodeType.DIRECTORY:
             name = KPath(f"/{paths.name(source)}")
@@ -110,6 +117,9 @@ def request_steps(facts: Facts, externals: Iterable[External]) -> Iterator[Step]
         yield Directory(path=source, because=because)
         if external.fstype == "tmpfs":
             yield Scratch(at=source, options=_options(external), because=because)
+            brought = _brought(facts, external)
+            if brought is not None:
+                yield Fill(source=brought, at=source, because="it was in memory, and is again")
 
 
 def _options(external: External) -> str:

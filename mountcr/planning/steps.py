@@ -35,6 +35,7 @@ __all__ = [
     "Copy",
     "Directory",
     "EmptyLayer",
+    "Fill",
     "FuseUnion",
     "Mountpoint",
     "Overlay",
@@ -280,6 +281,22 @@ class Scratch(_Step, frozen=True, kw_only=True):
         return lambda: kernel.unmount(self.at)
 
 
+class Fill(_Step, frozen=True, kw_only=True):
+    """Copy what is in a directory into an empty one, which gets its owner and mode too."""
+
+    source: KPath
+    at: KPath
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        return f"content of {self.source} in {self.at}"
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; what was copied goes with what it was copied into."""
+        kernel.fill_directory(self.source, self.at)
+        return None
+
+
 class Mountpoint(_Step, frozen=True, kw_only=True):
     """Make what a mount needs to lie on, unless it is there: an empty file or directory."""
 
@@ -346,6 +363,7 @@ Step: TypeAlias = (
     | EmptyLayer
     | CgroupDirectory
     | Scratch
+    | Fill
     | Mountpoint
     | Attributes
     | Propagation

@@ -12,7 +12,8 @@ from mountcr.paths import decode
 from mountcr.rootfs.changes import changes, everything
 from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.opened import opened
-from mountcr.rootfs.writer import write
+from mountcr.rootfs.tree import DirectoryTree
+from mountcr.rootfs.writer import write, write_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mountcr.rootfs.writer import Progress, Written
     from mountcr.stack import StoredLayer
 
-__all__ = ["write_changes", "write_merged", "write_nothing"]
+__all__ = ["fill", "write_changes", "write_merged", "write_nothing"]
 
 
 def write_merged(
@@ -40,6 +41,20 @@ def write_merged(
     journal.make_directories(os.path.dirname(decode(into)))
     with opened(layers, data) as view:
         return write(everything(view), into, get_dialect("vfs"), progress=progress)
+
+
+def fill(source: KPath, into: KPath, *, progress: Progress | None = None) -> Written:
+    """
+    Copy what is in a directory into an empty one, with owner and mode of the directory itself.
+
+    Raises OSError naming the path; what was written until then stays.
+    """
+    fd = os.open(decode(into), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with DirectoryTree(source) as tree:
+            return write_beneath(everything(tree), fd, get_dialect("vfs"), progress=progress)
+    finally:
+        os.close(fd)
 
 
 def write_changes(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mountcr.rootfs.inode import Inode
     from mountcr.rootfs.tree import Tree
 
-__all__ = ["SUFFIX", "Progress", "Written", "write", "write_all"]
+__all__ = ["SUFFIX", "Progress", "Written", "write", "write_all", "write_beneath"]
 
 _BATCH_FILES: Final = 2048
 _BATCH_BYTES: Final = 128 << 20
@@ -88,6 +88,17 @@ def write(
         written = writer.write(entries, count, progress)
         made.complete(durable=durable)
     return written
+
+
+def write_beneath(
+    entries: Iterable[Entry], root: int, dialect: Dialect, *, progress: Progress | None = None
+) -> Written:
+    """
+    Put entries into an open directory that is empty; see `write`.
+
+    What was written stays when it fails; the descriptor stays the caller's.
+    """
+    return _Writer(root, dialect, digests=False).write(entries, 1, progress)
 
 
 class _Writer:

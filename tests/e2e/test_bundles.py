@@ -210,3 +210,21 @@ def test_a_bundle_is_looked_at(place: Place) -> None:
     assert refused.status == 5
     assert "layers/upper.tar" in refused.err
     assert not os.path.exists(f"{IMPORTS}/{OWN}-damaged")
+
+
+def test_what_lay_in_memory_lies_in_memory_again(place: Place) -> None:
+    """A tmpfs of the host that goes along is a tmpfs there too, with its content and mode."""
+    shared = place.directory("shm")
+    place.mount("tmpfs", shared)
+    shared.chmod(0o1777)
+    (shared / "segment").write_bytes(b"x" * 5000)
+    bundle = place.top / "web.tar.zst"
+    pid = counter(place, binds=[BindMount(str(shared), "/shm")])
+    place.done("export", pid, "-o", bundle, "--volume", "/shm")
+    place.unmount(shared)
+    root = root_of(place.done("restore", bundle, "--id", f"{OWN}-shm"), place)
+    assert (root / "shm/segment").read_bytes() == b"x" * 5000
+    assert (root / "shm").stat().st_mode & 0o7777 == 0o1777
+    table = (root.parent / "mountinfo").read_text().splitlines()
+    (line,) = (each for each in table if each.split(" ")[4] == "/shm")
+    assert " - tmpfs " in line
