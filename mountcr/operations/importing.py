@@ -298,6 +298,8 @@ class _Import:
         with open(os.open(name, _WRITE, 0o600, dir_fd=at), "wb", buffering=0) as file:
             while piece := content.some():
                 self._size += len(piece)
+                if self._progress is not None:
+                    self._progress.add(0, len(piece))
                 while piece:
                     piece = piece[file.write(piece) :]
 
