@@ -13,7 +13,7 @@ import pytest
 from mountcr.demo.launch import BindMount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from e2e.conftest import Place
 
@@ -228,3 +228,30 @@ def test_what_lay_in_memory_lies_in_memory_again(place: Place) -> None:
     table = (root.parent / "mountinfo").read_text().splitlines()
     (line,) = (each for each in table if each.split(" ")[4] == "/shm")
     assert " - tmpfs " in line
+
+
+def test_a_signature_is_that_of_minisign(place: Place, require: Callable[[str], str]) -> None:
+    """Signed with a key of minisign, a bundle is taken with its public key only."""
+    minisign = require("minisign")
+    keys = []
+    for name in ("own", "other"):
+        secret, public = place.top / f"{name}.key", place.top / f"{name}.pub"
+        assert place.run(minisign, "-G", "-W", "-s", secret, "-p", public).status == 0
+        keys.append((secret, public))
+    (secret, public), (_, other) = keys
+    images = place.dump(counter(place))
+    bundle = f"{place.top}/signed/"
+    place.done("export", images, "-o", bundle, "--sign", secret)
+    assert place.run(minisign, "-Vm", f"{bundle}manifest.json", "-p", public).status == 0
+    unsigned = place.top / "unsigned.tar"
+    place.done("export", images, "-o", unsigned)
+    assert place.done("verify", bundle, "--key", public)["differences"] == []
+    assert place.done("inspect", bundle, "--key", public)["signed"]
+    wrong = place.mountcr("restore", bundle, "--id", f"{OWN}-signed", "--key", other)
+    assert wrong.status == 5
+    missing = place.mountcr("restore", unsigned, "--id", f"{OWN}-signed", "--key", public)
+    assert missing.status == 5
+    assert "unsigned.tar is not signed" in missing.err
+    assert not os.path.exists(f"{IMPORTS}/{OWN}-signed")
+    words = ("--id", f"{OWN}-signed", "--key", public)
+    root_of(place.done("restore", bundle, *words), place)
