@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final, NewType
 
 from mountcr.container import Container, ContainerMount, Damage, TornDown
+from mountcr.network import Network
 from mountcr.paths import KPath
 from mountcr.record import Record
 from mountcr.stack import Stack
@@ -434,8 +435,9 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
 
     `synced` tells of a volatile overlay that its upper was synced when the tasks had ended: it is
     inode number and time of the marker in its work directory, empty for others. `paths` is what
-    was looked at to tell which files the tasks really hold. With `imported` the facts came from
-    elsewhere: paths of a host in them are those of another one, and requests.
+    was looked at to tell which files the tasks really hold. `network` is the network namespace of
+    the root task, None where it was not looked at. With `imported` the facts came from elsewhere:
+    paths of a host in them are those of another one, and requests.
     """
 
     schema: str = FACTS_SCHEMA
@@ -447,6 +449,7 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     unseen: tuple[Unseen, ...] = ()
     synced: str = ""
     paths: tuple[SeenPath, ...] = ()
+    network: Network | None = None
     imported: Imported | None = None
 
     @property

@@ -16,6 +16,7 @@ from mountcr.model import Container, Facts, Task, Unseen
 from mountcr.observation.host import observe_host
 from mountcr.observation.layers import with_layers_of_root
 from mountcr.observation.namespaces import observe_namespaces
+from mountcr.observation.network import observe_network
 from mountcr.observation.places import Places
 from mountcr.observation.tasks import descendants, task
 from mountcr.resolution.symptoms import is_suspicious, mounted_in
@@ -120,11 +121,13 @@ def _observe(container: Container, host: Host, places: Places) -> Facts:
         ) from None
     except OSError:
         raise _gone(container) from None
+    network, unseen_network = observe_network(tasks, host)
     return Facts(
         mountcr=__version__,
         container=container,
         tasks=tasks,
         namespaces=with_layers_of_root(namespaces, container, host),
         host=host,
-        unseen=unseen,
+        unseen=(*unseen, *unseen_network),
+        network=network,
     )
