@@ -342,6 +342,46 @@ def _probe_criu() -> str:
     return criu
 
 
+_LISTENER = (
+    "import os, socket, time; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+    "print(flush=True); os.close(1); time.sleep(60)"
+)
+
+
+def _probe_criu_inet() -> str:
+    """Find a CRIU that dumps Internet sockets on this kernel: a newer one than others need."""
+    prefix = os.environ.get("MOUNTCR_PREFIX", "/opt/mountcr")
+    found = (os.environ.get("MOUNTCR_CRIU"), shutil.which("criu"), f"{prefix}/newer/bin/criu")
+    reason = "there is no criu; tools/provision installs it"
+    for criu in filter(None, found):
+        words = [sys.executable, "-S", "-c", _LISTENER]
+        with (
+            tempfile.TemporaryDirectory(prefix="mountcr-probe-") as images,
+            subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            ) as child,
+        ):
+            try:
+                if child.stdout:
+                    child.stdout.readline()
+                _run(criu, "dump", "-t", str(child.pid), "-D", images)
+            except Lacking as lacking:
+                reason = str(lacking)
+            else:
+                return criu
+            finally:
+                child.kill()
+    raise Lacking(reason)
+
+
+def _probe_redis() -> str:
+    return os.path.realpath(_find("redis-server"))
+
+
 def _probe_runc() -> str:
     runc = _find("runc")
     _run(runc, "checkpoint", "--help")
@@ -403,6 +443,8 @@ PROBES: dict[str, Callable[[], str]] = {
     "root": _probe_root,
     "overlay": _probe_overlay,
     "criu": _probe_criu,
+    "criu-inet": _probe_criu_inet,
+    "redis": _probe_redis,
     "runc": _probe_runc,
     "crun": _probe_crun,
     "unionfs": _probe_unionfs,
