@@ -8,7 +8,7 @@ It decides nothing. The dry run is the same executor with a `Recorder` for a ker
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mountcr.errors import LeftBehindError, MountcrError, StepError
 from mountcr.interrupts import held_back
@@ -18,12 +18,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from mountcr.aufsopts import AufsOptions
+    from mountcr.network import Address, Route
     from mountcr.overlayopts import OverlayOptions
     from mountcr.paths import KPath
-    from mountcr.planning.steps import Step
+    from mountcr.planning.steps import Undo
     from mountcr.stack import StoredLayer
 
-__all__ = ["Kernel", "Recorder", "applied"]
+__all__ = ["Doable", "Kernel", "Recorder", "applied"]
+
+
+class Doable(Protocol):
+    """A step: `mountcr.planning.steps`, `mountcr.planning.network_steps`."""
+
+    def describe(self) -> str:
+        """Say the step as a noun phrase."""
+        ...
+
+    def execute(self, kernel: Kernel) -> Undo:
+        """Do the step; give what undoes it, None where nothing has to."""
+        ...
+
+
+S = TypeVar("S", bound=Doable)
 
 
 class Kernel(Protocol):
@@ -128,6 +144,52 @@ class Kernel(Protocol):
 
     def unmount(self, at: KPath) -> None:
         """Unmount what lies topmost at a path."""
+        ...
+
+    def make_network(self) -> None:
+        """Make the network namespace that the steps that follow are about, and hold it."""
+        ...
+
+    def join_network(self, path: KPath) -> None:
+        """Hold the network namespace whose file lies at a path for the steps that follow."""
+        ...
+
+    def leave_network(self) -> None:
+        """Let go of the network namespace."""
+        ...
+
+    def make_veth(
+        self, link: str, outer: str, *, index: int, mac: str, outer_mac: str, mtu: int
+    ) -> None:
+        """Make a veth, one end in the network namespace, the other in ours, both down."""
+        ...
+
+    def remove_link(self, name: str) -> None:
+        """Remove a link of ours, a veth with its other end."""
+        ...
+
+    def set_link_up(self, link: str) -> None:
+        """Bring a link of the network namespace up."""
+        ...
+
+    def add_address(self, address: Address) -> None:
+        """Give a link of the network namespace an address, unless it has it."""
+        ...
+
+    def add_route(self, route: Route) -> None:
+        """Make a route in the main table of the network namespace."""
+        ...
+
+    def connect(self, outer: str, bridge: str) -> None:
+        """Put a link of ours into a bridge, unless that is empty, and bring it up."""
+        ...
+
+    def disconnect(self, outer: str) -> None:
+        """Bring a link of ours down, if it is there."""
+        ...
+
+    def announce(self, link: str) -> None:
+        """Tell the neighbours of a link of the network namespace where its addresses are."""
         ...
 
 
@@ -246,6 +308,59 @@ class Recorder:
         """Record."""
         self._record("unmount", at)
 
+    def make_network(self) -> None:
+        """Record."""
+        self._record("make_network")
+
+    def join_network(self, path: KPath) -> None:
+        """Record."""
+        self._record("join_network", path)
+
+    def leave_network(self) -> None:
+        """Record."""
+        self._record("leave_network")
+
+    def make_veth(
+        self,
+        link: str,
+        outer: str,
+        *,
+        index: int,  # noqa: ARG002
+        mac: str,
+        outer_mac: str,  # noqa: ARG002
+        mtu: int,
+    ) -> None:
+        """Record."""
+        self._record("make_veth", link, outer, mac, mtu)
+
+    def remove_link(self, name: str) -> None:
+        """Record."""
+        self._record("remove_link", name)
+
+    def set_link_up(self, link: str) -> None:
+        """Record."""
+        self._record("set_link_up", link)
+
+    def add_address(self, address: Address) -> None:
+        """Record."""
+        self._record("add_address", address.link, f"{address.address}/{address.prefix}")
+
+    def add_route(self, route: Route) -> None:
+        """Record."""
+        self._record("add_route", route.destination, route.gateway, route.link)
+
+    def connect(self, outer: str, bridge: str) -> None:
+        """Record."""
+        self._record("connect", outer, bridge)
+
+    def disconnect(self, outer: str) -> None:
+        """Record."""
+        self._record("disconnect", outer)
+
+    def announce(self, link: str) -> None:
+        """Record."""
+        self._record("announce", link)
+
 
 class _Rollback:
     """The undo actions of the steps done so far, last first."""
@@ -272,7 +387,7 @@ class _Rollback:
 
 @contextmanager
 def applied(
-    steps: Iterable[Step], kernel: Kernel, *, report: Callable[[Step], None] | None = None
+    steps: Iterable[S], kernel: Kernel, *, report: Callable[[S], None] | None = None
 ) -> Generator[Callable[[], None]]:
     """
     Do the steps for the length of a `with` block and undo them when it is left by an exception.
@@ -302,7 +417,7 @@ def applied(
         on_failure.pop_all()
 
 
-def _execute(step: Step, kernel: Kernel, rollback: _Rollback) -> None:
+def _execute(step: Doable, kernel: Kernel, rollback: _Rollback) -> None:
     try:
         undo = step.execute(kernel)
     except MountcrError:

@@ -18,6 +18,7 @@ from mountcr.criu.options import CgroupMode
 from mountcr.errors import DocumentError, NotFoundError
 from mountcr.model import Facts, Finding, Record
 from mountcr.paths import KPath, decode
+from mountcr.planning.choices import Tcp
 from mountcr.planning.files import NamedFile
 from mountcr.planning.records import External, Inherited, Rootfs
 
@@ -38,7 +39,7 @@ class Manifest(Record, frozen=True, kw_only=True, omit_defaults=False):
 
     `created` is UTC in ISO 8601. `rootfs`, `externals` and `inherited` are those of the plan that
     the dump was made by; `losses` were announced then. `standard_streams` are the links of
-    descriptors 0 to 2 of the root task.
+    descriptors 0 to 2 of the root task. `tcp` is what was asked for TCP connections.
     """
 
     schema: str = MANIFEST_SCHEMA
@@ -52,6 +53,7 @@ class Manifest(Record, frozen=True, kw_only=True, omit_defaults=False):
     files: tuple[NamedFile, ...]
     losses: tuple[Finding, ...] = ()
     standard_streams: tuple[str, ...] = ()
+    tcp: Tcp | None = None
     extra: tuple[str, ...] = ()
 
 

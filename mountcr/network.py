@@ -170,5 +170,6 @@ def is_loopback(address: str) -> bool:
     bare = address.partition("%")[0].removeprefix("::ffff:")
     if ":" in bare:
         return bare in {"::", "::1"} or bare.startswith("ff")
-    first = int(bare.partition(".")[0])
+    octet = bare.partition(".")[0]
+    first = int(octet) if octet.isascii() and octet.isdigit() else 0
     return bare == "0.0.0.0" or first == 127 or 224 <= first < 240  # noqa: PLR2004, S104 - RFC 6890

@@ -10,7 +10,7 @@ from __future__ import annotations
 from mountcr.model import Host, MountNamespace, PathStat, Record
 from mountcr.paths import KPath
 
-__all__ = ["Holder", "Survey", "SurveyedLayer", "Target", "TargetFile"]
+__all__ = ["Holder", "Survey", "SurveyedLayer", "Target", "TargetFile", "TargetNetwork"]
 
 
 class SurveyedLayer(Record, frozen=True, kw_only=True):
@@ -80,6 +80,20 @@ class Holder(Record, frozen=True, kw_only=True):
         return f"pid {self.pid} ({self.command}{inside})"
 
 
+class TargetNetwork(Record, frozen=True, kw_only=True):
+    """
+    What the network of a container would meet on a host.
+
+    `links` are those of the host by their names, with their kinds. `paths` are the inode numbers of
+    the network namespaces at the paths in question, 0 where there is none; `addresses` those in the
+    one that the tasks come into, None where it is made.
+    """
+
+    links: dict[str, str] = {}
+    paths: dict[KPath, int] = {}
+    addresses: tuple[str, ...] | None = None
+
+
 class Target(Record, frozen=True, kw_only=True):
     """
     Where a restore would take place: the host, and what was found for the paths that matter.
@@ -88,7 +102,8 @@ class Target(Record, frozen=True, kw_only=True):
     one, 0 for none, and `holders` the mounts anywhere that have our writable layer. `upper` is what
     lies where a new writable layer shall be made. `layers` and `sources` are paths of the host,
     `survey` is for the driver that mounts the root, `mountpoints` and `files` are paths of the
-    container, looked at in its root file system; None where nothing is there.
+    container, looked at in its root file system; None where nothing is there. `network` was looked
+    at where something of it decides.
     """
 
     host: Host
@@ -100,3 +115,4 @@ class Target(Record, frozen=True, kw_only=True):
     sources: dict[KPath, PathStat | None] = {}
     mountpoints: dict[KPath, PathStat | None] = {}
     files: tuple[TargetFile, ...] = ()
+    network: TargetNetwork | None = None

@@ -34,7 +34,11 @@ ONLY_CGROUP2 = (
 
 
 class Runtime:
-    """A runtime with a root of its own, and a bundle of a static busybox that sleeps."""
+    """
+    A runtime with a root of its own, and a bundle of a static busybox that sleeps.
+
+    `network` is the path of a network namespace that was made before, empty for one of its own.
+    """
 
     def __init__(
         self,
@@ -44,8 +48,10 @@ class Runtime:
         *,
         command: Sequence[str] = ("/bin/busybox", "sleep", "600"),
         mounts: Sequence[dict[str, object]] = (),
+        network: str = "",
     ) -> None:
         self.command = tuple(command)
+        self.network = network
         self.mounts = tuple(mounts)
         self.name = os.path.basename(program)
         self.root = directory / "root"
@@ -123,7 +129,8 @@ class Runtime:
 
     def _spec(self) -> dict[str, object]:
         """Give the least that a runtime starts without further capabilities."""
-        kinds = ("pid", "mount", "ipc", "uts", "network")
+        namespaces = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
+        namespaces.append({"type": "network", **({"path": self.network} if self.network else {})})
         return {
             "ociVersion": "1.0.2",
             "hostname": "box",
@@ -142,7 +149,7 @@ class Runtime:
                 *self.mounts,
             ],
             "linux": {
-                "namespaces": [{"type": kind} for kind in kinds],
+                "namespaces": namespaces,
                 "cgroupsPath": f"/{self.cgroup}",
             },
         }
@@ -156,10 +163,10 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def wait_until(true: Callable[[], bool]) -> None:
+def wait_until(true: Callable[[], bool], *, seconds: float = 10) -> None:
     """Wait for something that the kernel does soon."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
-            pytest.fail("waited 10 seconds in vain")
+            pytest.fail(f"waited {seconds} seconds in vain")
         time.sleep(0.01)

@@ -17,10 +17,12 @@ from mountcr.cli.options import (
     add_engines,
     add_imported,
     add_key,
+    add_network,
     add_reference,
     add_requests,
     add_rewriting,
     add_rootfs,
+    add_tcp,
 )
 from mountcr.interrupts import held_back
 
@@ -137,6 +139,7 @@ def _dump(subparsers: Subparsers) -> None:
         help="what is recorded for `verify`: the writable layer and which directories the others "
         "are, or the contents of all; default: upper",
     )
+    add_tcp(parser)
     add_cgroups(parser)
     add_dry_run(parser)
     parser.set_defaults(takes_criu_options=True)
@@ -188,6 +191,8 @@ def _restore(subparsers: Subparsers) -> None:
         action="store_true",
         help="restore although the content of open or mapped files has changed",
     )
+    add_network(parser)
+    add_tcp(parser)
     add_cgroups(parser)
     parser.add_argument("--cgroup-root", metavar="PATH", help="put the control groups below PATH")
     add_dry_run(parser)
@@ -236,6 +241,7 @@ def _export(subparsers: Subparsers) -> None:
         help="none, gzip or zstd; default: zstd",
     )
     parser.add_argument("--sign", metavar="KEY", help="sign it with a secret key of minisign")
+    add_tcp(parser)
     add_cgroups(parser)
     parser.set_defaults(takes_criu_options=True)
 

@@ -16,7 +16,8 @@ from mountcr.errors import DocumentError, UsageError, VerificationError
 from mountcr.model import FACTS_SCHEMA, Facts
 from mountcr.observation import observe
 from mountcr.paths import KPath, encode
-from mountcr.planning.choices import Choices
+from mountcr.planning.choices import Choices, Tcp
+from mountcr.planning.network import HOST, NONE
 
 if TYPE_CHECKING:
     import argparse
@@ -167,6 +168,9 @@ def choices_of(arguments: argparse.Namespace) -> Choices:
         cgroups=CgroupMode(mode) if mode else None,
         cgroup_root=encode(group) if group else None,
         leave_running=bool(given.get("leave_running")),
+        net=_net(given.get("net")),
+        bridges=dict(map(_bridge, given.get("bridge") or ())),
+        tcp=Tcp(given["tcp"]) if given.get("tcp") else None,
         allow_changed=bool(given.get("allow_changed")),
         allowed=tuple(map(absolute, given.get("allow_bind") or ())),
         create_missing=bool(given.get("create_missing")),
@@ -182,6 +186,22 @@ def _text(word: str) -> str:
         msg = f"{encode(word)} is not UTF-8"
         raise UsageError(msg, hint="options for CRIU are text") from None
     return word
+
+
+def _net(word: str | None) -> str | None:
+    """Give the network that was chosen; None for the recorded one."""
+    if word is None or word == "recorded":
+        return None
+    return word if word in {HOST, NONE} else absolute(word)
+
+
+def _bridge(word: str) -> tuple[str, str]:
+    """Give a recorded bridge, empty for any, and the one that stands for it."""
+    old, equals, new = word.partition("=")
+    if not (new if equals else old) or (equals and not old):
+        msg = f"--bridge {word}: neither NAME nor OLD=NEW"
+        raise UsageError(msg, hint="--bridge br0, or --bridge cni0=br0")
+    return (_text(old), _text(new)) if equals else ("", _text(old))
 
 
 def _bind(word: str) -> tuple[KPath, KPath]:

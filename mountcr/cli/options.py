@@ -16,10 +16,12 @@ __all__ = [
     "add_engines",
     "add_imported",
     "add_key",
+    "add_network",
     "add_reference",
     "add_requests",
     "add_rewriting",
     "add_rootfs",
+    "add_tcp",
 ]
 
 _MODES: Final = ("none", "props", "soft", "full", "strict", "ignore")
@@ -122,6 +124,43 @@ def add_key(parser: argparse.ArgumentParser) -> None:
         "--key",
         metavar="PUBKEY",
         help="a public key of minisign, or its file, that a bundle must be signed with",
+    )
+
+
+def add_tcp(parser: argparse.ArgumentParser) -> None:
+    """Have the options for TCP connections."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--tcp-established",
+        dest="tcp",
+        action="store_const",
+        const="established",
+        help="keep TCP connections; they go on where their addresses are",
+    )
+    group.add_argument(
+        "--tcp-close",
+        dest="tcp",
+        action="store_const",
+        const="close",
+        help="close TCP connections",
+    )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Have the options for the network namespace of a restore."""
+    parser.add_argument(
+        "--net",
+        metavar="recorded|host|none|PATH",
+        help="the network namespace that the tasks come into: one as it was recorded, with veths, "
+        "addresses and routes, that of the host, one with loopback only, or the one at PATH; "
+        "default: recorded",
+    )
+    parser.add_argument(
+        "--bridge",
+        action="append",
+        default=[],
+        metavar="[OLD=]NEW",
+        help="the bridge that the other ends of veths go into, instead of the recorded one",
     )
 
 

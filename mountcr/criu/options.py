@@ -87,6 +87,7 @@ class CriuOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     leave_running: bool = False
     shell_job: bool = False
     tcp_established: bool = False
+    tcp_close: bool = False
     file_locks: bool = False
     link_remap: bool = False
     evasive_devices: bool = False
@@ -115,6 +116,7 @@ _FLAGS: Final = (
     ("leave_running", "--leave-running", "leave_running"),
     ("shell_job", "--shell-job", "shell_job"),
     ("tcp_established", "--tcp-established", "tcp_established"),
+    ("tcp_close", "--tcp-close", "tcp_close"),
     ("file_locks", "--file-locks", "file_locks"),
     ("link_remap", "--link-remap", "link_remap"),
     ("evasive_devices", "--evasive-devices", "evasive_devices"),

@@ -67,7 +67,7 @@ class InheritFd(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., fd: _Optional[int] = ...) -> None: ...
 
 class Options(_message.Message):
-    __slots__ = ("images_dir_fd", "pid", "leave_running", "ext_unix_sk", "tcp_established", "evasive_devices", "shell_job", "file_locks", "log_level", "log_file", "notify_scripts", "root", "work_dir_fd", "link_remap", "cgroup_roots", "inherit_fds", "skip_mnt", "enable_fs", "manage_cgroups_mode", "ghost_limit", "external", "orphan_pts_master", "config_file", "mntns_compat_mode")
+    __slots__ = ("images_dir_fd", "pid", "leave_running", "ext_unix_sk", "tcp_established", "evasive_devices", "shell_job", "file_locks", "log_level", "log_file", "notify_scripts", "root", "work_dir_fd", "link_remap", "cgroup_roots", "inherit_fds", "skip_mnt", "enable_fs", "manage_cgroups_mode", "ghost_limit", "external", "orphan_pts_master", "config_file", "tcp_close", "mntns_compat_mode")
     IMAGES_DIR_FD_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     LEAVE_RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class Options(_message.Message):
     EXTERNAL_FIELD_NUMBER: _ClassVar[int]
     ORPHAN_PTS_MASTER_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FILE_FIELD_NUMBER: _ClassVar[int]
+    TCP_CLOSE_FIELD_NUMBER: _ClassVar[int]
     MNTNS_COMPAT_MODE_FIELD_NUMBER: _ClassVar[int]
     images_dir_fd: int
     pid: int
@@ -115,8 +116,9 @@ class Options(_message.Message):
     external: _containers.RepeatedScalarFieldContainer[bytes]
     orphan_pts_master: bool
     config_file: bytes
+    tcp_close: bool
     mntns_compat_mode: bool
-    def __init__(self, images_dir_fd: _Optional[int] = ..., pid: _Optional[int] = ..., leave_running: bool = ..., ext_unix_sk: bool = ..., tcp_established: bool = ..., evasive_devices: bool = ..., shell_job: bool = ..., file_locks: bool = ..., log_level: _Optional[int] = ..., log_file: _Optional[bytes] = ..., notify_scripts: bool = ..., root: _Optional[bytes] = ..., work_dir_fd: _Optional[int] = ..., link_remap: bool = ..., cgroup_roots: _Optional[_Iterable[_Union[CgroupRoot, _Mapping]]] = ..., inherit_fds: _Optional[_Iterable[_Union[InheritFd, _Mapping]]] = ..., skip_mnt: _Optional[_Iterable[bytes]] = ..., enable_fs: _Optional[_Iterable[bytes]] = ..., manage_cgroups_mode: _Optional[_Union[CgroupMode, str]] = ..., ghost_limit: _Optional[int] = ..., external: _Optional[_Iterable[bytes]] = ..., orphan_pts_master: bool = ..., config_file: _Optional[bytes] = ..., mntns_compat_mode: bool = ...) -> None: ...
+    def __init__(self, images_dir_fd: _Optional[int] = ..., pid: _Optional[int] = ..., leave_running: bool = ..., ext_unix_sk: bool = ..., tcp_established: bool = ..., evasive_devices: bool = ..., shell_job: bool = ..., file_locks: bool = ..., log_level: _Optional[int] = ..., log_file: _Optional[bytes] = ..., notify_scripts: bool = ..., root: _Optional[bytes] = ..., work_dir_fd: _Optional[int] = ..., link_remap: bool = ..., cgroup_roots: _Optional[_Iterable[_Union[CgroupRoot, _Mapping]]] = ..., inherit_fds: _Optional[_Iterable[_Union[InheritFd, _Mapping]]] = ..., skip_mnt: _Optional[_Iterable[bytes]] = ..., enable_fs: _Optional[_Iterable[bytes]] = ..., manage_cgroups_mode: _Optional[_Union[CgroupMode, str]] = ..., ghost_limit: _Optional[int] = ..., external: _Optional[_Iterable[bytes]] = ..., orphan_pts_master: bool = ..., config_file: _Optional[bytes] = ..., tcp_close: bool = ..., mntns_compat_mode: bool = ...) -> None: ...
 
 class Request(_message.Message):
     __slots__ = ("type", "options", "notify_success")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mountcr import journal, paths
 from mountcr.kernel import mounts, syscalls
 from mountcr.kernel.aufs import mount_aufs
+from mountcr.kernel.livenetwork import LiveNetwork
 from mountcr.kernel.overlay import mount_overlay
 from mountcr.kernel.removal import remove_tree
 from mountcr.kernel.volatile import remove_marker
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["LiveKernel"]
 
 
-class LiveKernel:
+class LiveKernel(LiveNetwork):
     """
     Does what steps ask for, in the mount namespace of the calling thread.
 
@@ -36,6 +37,7 @@ class LiveKernel:
     """
 
     def __init__(self, *, progress: Progress | None = None) -> None:
+        super().__init__()
         self._progress = progress
 
     def make_directory(self, path: KPath) -> bool:

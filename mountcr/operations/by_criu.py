@@ -12,6 +12,7 @@ from mountcr.criu.session import Notification, Session
 from mountcr.errors import CriuError
 from mountcr.interrupts import hold_back
 from mountcr.journal import HandingOver, note
+from mountcr.operations.network import ready as ready_network
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.operations.streams import opened
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from mountcr.manifest import Manifest
+    from mountcr.operations.network import ReadyNetwork
     from mountcr.paths import KPath
     from mountcr.planning.records import Plan
 
@@ -36,17 +38,21 @@ class ByCriu:
         self._stdio = stdio
         self._command = binary.require().command
         self._inherit: dict[int, int] = {}
+        self._network: ReadyNetwork
 
     @contextlib.contextmanager
     def ready(self) -> Generator[None]:
         """Hold the descriptors that CRIU gets open, and say more of its failures, for a block."""
         images = self._plan.choices.images
         given = opened(self._plan.inherited, self._stdio)
-        with _diagnosed(images), binary.blamed(), given as self._inherit:
+        network = ready_network(self._plan.network)
+        with _diagnosed(images), binary.blamed(), given as inherit, network as self._network:
+            self._inherit = inherit | self._network.descriptors
             yield
 
     def restore(self) -> int:
         """Have CRIU restore, settle what it restored, and give the pid of the root task."""
+        self._network.enter()
         with Session(self._command) as session:
             return session.restore(
                 self._plan.criu.restore_options, {"post-restore": self._settle}, self._inherit
@@ -59,6 +65,7 @@ class ByCriu:
     def _settle(self, stage: Notification) -> None:
         """Complete and compare while CRIU can still undo everything."""
         settle(self._manifest, self._plan, stage.pid)
+        self._network.connect()
         note(HandingOver())
         hold_back()  # from here on CRIU completes what it does; the caller undoes it if it must
 

@@ -24,7 +24,10 @@ from mountcr.operations.clients.docker import Docker
 from mountcr.operations.clients.podman import Podman
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.paths import fsdecode
+from mountcr.planning.choices import Tcp
 from mountcr.planning.descriptors import STANDARD_STREAMS
+from mountcr.planning.given import parse_given
+from mountcr.planning.network import is_external, made_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -49,6 +52,7 @@ _NOTICING: Final = 5.0
 
 def without_assembly(plan: Plan) -> Plan:
     """Take the steps out of a plan that an engine does itself."""
+    plan = msgspec.structs.replace(plan, network=None)
     if plan.rootfs is None:
         return plan
     return msgspec.structs.replace(plan, rootfs=msgspec.structs.replace(plan.rootfs, steps=()))
@@ -140,7 +144,14 @@ def _check(manifest: Manifest, plan: Plan, stdio: str) -> None:
     if option := next(_untold(manifest, plan, stdio), None):
         msg = f"{container.engine} cannot be told {option}"
         raise UsageError(msg, hint=f"leave out {option}, or --via engine")
+    network = is_external(manifest.facts, parse_given(manifest.extra))
+    if network and made_before(container) is None:
+        msg = "its network namespace, with links, is not in the images"
+        hint = f"{container.engine} would look for it there; restore without --via engine"
+        raise RefusedError(msg, hint=hint)
     for kind, path in _joined(manifest):
+        if kind == "net" and network:
+            continue  # the images say so, and its runtime hands over the one at its path
         msg = f"its {kind} namespace is {path}, and the images hold one of their own"
         hint = f"{container.engine} would not know that one; restore without --via engine"
         raise RefusedError(msg, hint=hint)
@@ -167,12 +178,16 @@ def _joined(manifest: Manifest) -> Iterator[tuple[str, KPath]]:
 
 def _untold(manifest: Manifest, plan: Plan, stdio: str) -> Iterator[str]:
     """Give the options that were given and are nothing to an engine."""
-    choices = plan.choices
+    choices, engine = plan.choices, manifest.facts.container.engine
     given = {
         "--driver": choices.driver,
         "--upper": choices.upper,
         "--bind": choices.binds,
         "--root": choices.root_at,
+        "--net": choices.net,
+        "--bridge": choices.bridges,
+        "--tcp-established": choices.tcp is Tcp.ESTABLISHED and engine != "podman",
+        "--tcp-close": choices.tcp is Tcp.CLOSE,
         "--cgroup-root": choices.cgroup_root,
         "--manage-cgroups-mode": choices.cgroups != manifest.cgroups,
         "--stdio": stdio != "null",

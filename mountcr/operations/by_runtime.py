@@ -23,11 +23,13 @@ from mountcr.criu import binary, log
 from mountcr.errors import CapabilityError, CriuError, MountcrError, RefusedError, UsageError
 from mountcr.journal import HandingOver, note
 from mountcr.kernel import mounts
+from mountcr.operations.network import ready as ready_network
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.operations.streams import standard_streams
 from mountcr.paths import KPath, fsdecode
 from mountcr.planning.cgroups import crun_restores, layout
-from mountcr.planning.choices import RESTORE_ROOT
+from mountcr.planning.choices import RESTORE_ROOT, Tcp
+from mountcr.planning.network_steps import NetworkAt
 from mountcr.programs import locate_program
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ class ByRuntime:
         Raises RefusedError when the container still runs.
         """
         self._forget_stopped()
-        yield
+        with ready_network(self._plan.network):
+            yield
 
     def restore(self) -> int:
         """Hand over with the root at the bundle's rootfs, settle, give the root task's pid."""
@@ -119,6 +122,7 @@ class ByRuntime:
                 "restore",
                 "--detach",
                 f"--manage-cgroups-mode={self._plan.criu.restore_options.manage_cgroups}",
+                *(["--tcp-established"] if self._plan.choices.tcp is Tcp.ESTABLISHED else []),
                 *("--image-path", images),
                 *("--work-path", images),
                 *("--bundle", fsdecode(self._container.bundle or KPath("/"))),
@@ -189,11 +193,27 @@ def _check(manifest: Manifest, plan: Plan) -> None:
     if plan.choices.extra:
         msg = f"{container.engine} takes no options for CRIU"
         raise UsageError(msg, hint="leave out what follows --, or --via runtime")
+    if plan.choices.tcp is Tcp.CLOSE:
+        msg = f"{container.engine} closes no TCP connections"
+        raise UsageError(msg, hint="leave out --tcp-close, or --via runtime")
+    _check_network(plan)
     kind = layout(mountinfo.read())
     if not crun_restores(container.engine, manifest.cgroups, kind):
         msg = f"crun cannot restore control groups dumped with {manifest.cgroups} on {kind} layout"
         hint = "restore without --via runtime, or dump with --manage-cgroups-mode ignore"
         raise CapabilityError(msg, probe="crun restore", hint=hint)
+
+
+def _check_network(plan: Plan) -> None:
+    """Refuse a network namespace that the runtime would not find at the path in its bundle."""
+    network = plan.network
+    if plan.choices.net or (network is not None and not network.external):
+        msg = "a runtime restores into the network namespace that its bundle names"
+        raise UsageError(msg, hint="leave out --net, or --via runtime")
+    if network is not None and not isinstance(network.making[0], NetworkAt):
+        msg = f"its network namespace is not in the images: {network.because}"
+        hint = "have one at the path in its bundle, or restore without --via runtime"
+        raise RefusedError(msg, hint=hint)
 
 
 def _complaint(said: bytes) -> str:

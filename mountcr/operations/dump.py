@@ -47,6 +47,7 @@ from mountcr.rootfs.fingerprint import Extent
 
 if TYPE_CHECKING:
     from mountcr.model import Container, Facts
+    from mountcr.network import Network
     from mountcr.planning.choices import Choices
     from mountcr.planning.files import NamedFile
     from mountcr.planning.records import Plan
@@ -216,6 +217,7 @@ class _Dump:
             files=files,
             losses=self.plan.losses,
             standard_streams=_standard_streams(self.facts),
+            tcp=self.choices.tcp,
             extra=self.choices.extra,
         )
 
@@ -236,7 +238,15 @@ def _asks_the_same(before: Facts, after: Facts) -> bool:
     """Tell whether two facts ask the same of CRIU: mounts and the files that tasks hold."""
     if before.namespaces != after.namespaces or before.unseen != after.unseen:
         return False
-    return _held(before) == _held(after)
+    return _network(before) == _network(after) and _held(before) == _held(after)
+
+
+def _network(facts: Facts) -> tuple[Network | None, bool]:
+    """Give what is recorded of the network, and whether there are connections."""
+    if facts.network is None:
+        return None, False
+    connected = bool(facts.network.connections)
+    return msgspec.structs.replace(facts.network, sockets=()), connected
 
 
 def _held(facts: Facts) -> set[tuple[int, FileKind, KPath, int, bool, bool]]:

@@ -298,7 +298,7 @@ class _Export:
             mountcr=__version__,
             kernel=_kernel(manifest),
             criu=manifest.facts.host.criu.version if manifest.facts.host.criu else "",
-            plan=make_plan(manifest.facts, Choices(dumped=manifest.extra)),
+            plan=make_plan(manifest.facts, Choices(dumped=manifest.extra, tcp=manifest.tcp)),
             dump=manifest,
             layers=contents.layers,
             mounts=tuple(map(_looked_at, contents.mounts)),

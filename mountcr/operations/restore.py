@@ -35,6 +35,7 @@ from mountcr.operations.by_engine import ByEngine, without_assembly
 from mountcr.operations.by_runtime import ByRuntime
 from mountcr.operations.leftovers import recorded
 from mountcr.operations.locks import held
+from mountcr.operations.network import observe_network_of_target
 from mountcr.operations.refusal import refuse
 from mountcr.operations.repairs import put_right
 from mountcr.operations.restored import compare, is_announced
@@ -126,11 +127,16 @@ def plan_restore(images: KPath, choices: Choices, *, via: str = "criu") -> tuple
         raise PrivilegeError(msg, hint="run as root")
     if choices.cgroups is None:
         choices = msgspec.structs.replace(choices, cgroups=manifest.cgroups)
+    if choices.tcp is None:
+        choices = msgspec.structs.replace(choices, tcp=manifest.tcp)
     choices = msgspec.structs.replace(choices, images=images, dumped=manifest.extra)
     host = observe_host()
     manifest = msgspec.structs.replace(manifest, facts=look_again(manifest.facts, host))
     facts = manifest.facts
     target = _target(manifest, choices, host)
+    if via != "engine":
+        network = observe_network_of_target(facts, choices, host)
+        target = msgspec.structs.replace(target, network=network)
     plan = make_plan(facts, choices, target=target, files=manifest.files)
     return manifest, without_assembly(plan) if via == "engine" else plan
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from mountcr.criu.options import CgroupMode
@@ -12,7 +13,7 @@ from mountcr.paths import KPath, join
 if TYPE_CHECKING:
     from mountcr.stack import Stack
 
-__all__ = ["CACHE", "IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices", "new_upper"]
+__all__ = ["CACHE", "IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices", "Tcp", "new_upper"]
 
 RESTORE_ROOT: Final = KPath("/run/mountcr/root")
 """Where a root is assembled, in a private mount namespace only: on the host it stays empty."""
@@ -30,6 +31,13 @@ IMAGES: Final = KPath("IMAGES")
 """Stands for the images directory in a plan that is only looked at."""
 
 
+class Tcp(StrEnum):
+    """What CRIU does with TCP connections, without which it dumps none: keeps or closes them."""
+
+    ESTABLISHED = "established"
+    CLOSE = "close"
+
+
 class Choices(Record, frozen=True, kw_only=True):
     """
     Options of the command line that a plan depends on.
@@ -37,8 +45,11 @@ class Choices(Record, frozen=True, kw_only=True):
     `binds` maps mountpoints of the container to sources on this host. For a container that came
     in a bundle, `allowed` are directories of this host that it may have its own sources in, and
     with `create_missing` empty files and directories take the place of others. `root_at` is where
-    the restored root shall be mounted on the host too. `extra` are words for CRIU, `dumped` those
-    that were given at the dump that is restored.
+    the restored root shall be mounted on the host too. `net` is the network namespace that the
+    tasks come into, `host`, `none` or a path, None for the one that was recorded; `bridges` maps
+    recorded bridges to others, the empty name all that it does not name. `tcp` is what becomes of
+    TCP connections. `extra` are words for CRIU, `dumped` those that were given at the dump that is
+    restored.
     """
 
     images: KPath = IMAGES
@@ -52,6 +63,9 @@ class Choices(Record, frozen=True, kw_only=True):
     cgroups: CgroupMode | None = None
     cgroup_root: KPath | None = None
     leave_running: bool = False
+    net: str | None = None
+    bridges: dict[str, str] = {}
+    tcp: Tcp | None = None
     allow_changed: bool = False
     extra: tuple[str, ...] = ()
     dumped: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from mountcr.criu.options import CriuOptions, Kind, to_argv
 from mountcr.criu.rewriting import OrdinaryFile
 from mountcr.model import FileKind
 from mountcr.planning.cgroups import choose_mode
+from mountcr.planning.choices import Tcp
 from mountcr.planning.descriptors import external_file_keys
 from mountcr.planning.records import CriuPlan, Reason
 from mountcr.planning.remaps import is_linked, needed_ghost_limit, size_on_disk
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mountcr.model import Facts, OpenFile
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
+    from mountcr.planning.network import NetworkPlan
     from mountcr.planning.records import Engine, External, Inherited
 
 __all__ = ["plan_criu"]
@@ -35,6 +37,7 @@ def plan_criu(
     root: KPath | None,
     rewrites: tuple[Operation, ...] = (),
     engine: Engine | None = None,
+    network: NetworkPlan | None = None,
 ) -> CriuPlan:
     """
     Give the options of both directions; `root` is where a restore finds the root, if any.
@@ -57,9 +60,12 @@ def plan_criu(
             *(f"mnt[{each.mountpoint}]:{each.key}" for each in externals),
             *external_file_keys(descriptors),
             *(each.key for each in rewrites if isinstance(each, OrdinaryFile)),
+            *_external_network(facts, network),
         ),
         manage_cgroups=mode,
         leave_running=choices.leave_running,
+        tcp_established=choices.tcp is Tcp.ESTABLISHED,
+        tcp_close=choices.tcp is Tcp.CLOSE,
         file_locks=lock is not None,
         link_remap=linked is not None,
         ghost_limit=ghost[0] if ghost else None,
@@ -72,9 +78,14 @@ def plan_criu(
         externals=tuple(
             f"mnt[{each.key}]:{each.source}" for each in externals if each.source is not None
         ),
-        inherit_fds=tuple((each.number, each.key) for each in descriptors),
+        inherit_fds=(
+            *((each.number, each.key) for each in descriptors),
+            *(((network.number, network.key),) if network and network.external else ()),
+        ),
         manage_cgroups=mode,
         cgroup_roots=(("", choices.cgroup_root),) if choices.cgroup_root else (),
+        tcp_established=choices.tcp is Tcp.ESTABLISHED,
+        tcp_close=choices.tcp is Tcp.CLOSE,
         file_locks=lock is not None,
         link_remap=linked is not None,
         mntns_compat=engine is not None and engine.asked_for,
@@ -89,6 +100,7 @@ def plan_criu(
         if isinstance(each, OrdinaryFile)
     )
     reasons += _file_reasons(lock, linked, ghost)
+    reasons += _network_reasons(facts, network, choices)
     if restore.mntns_compat and engine:
         reasons.append(Reason(option="--mntns-compat-mode", because=engine.because))
     return CriuPlan(
@@ -98,6 +110,25 @@ def plan_criu(
         restore_options=restore,
         reasons=tuple(reasons),
     )
+
+
+def _external_network(facts: Facts, network: NetworkPlan | None) -> tuple[str, ...]:
+    """Name the network namespace by its inode number, as the dump wants it."""
+    if facts.network is None or network is None or not network.external:
+        return ()
+    return (f"net[{facts.network.id}]:{network.key}",)
+
+
+def _network_reasons(
+    facts: Facts, network: NetworkPlan | None, choices: Choices
+) -> Iterator[Reason]:
+    if network and network.external:
+        for external in _external_network(facts, network):
+            yield Reason(option=f"--external {external}", because=network.because)
+        option = f"--inherit-fd fd[{network.number}]:{network.key}"
+        yield Reason(option=option, because=network.because)
+    if choices.tcp:
+        yield Reason(option=f"--tcp-{choices.tcp}", because="it was asked for")
 
 
 def _descriptors(facts: Facts) -> list[OpenFile]:

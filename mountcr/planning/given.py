@@ -20,7 +20,7 @@ from mountcr.graph.superblock import short_type
 from mountcr.model import MountNamespace, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mountcr.model import Mount
     from mountcr.paths import KPath
@@ -44,7 +44,7 @@ _FLAGS: Final = frozenset(
     {
         "mntns-compat-mode", "link-remap", "file-locks", "shell-job", "evasive-devices",
         "force-irmap", "skip-file-rwx-check", "enable-external-masters",
-        "enable-external-sharing",
+        "enable-external-sharing", "tcp-established", "tcp-close",
     }
 )  # fmt: skip
 """Options without a value that rules know; the word behind one is an option again."""
@@ -57,7 +57,8 @@ class Given(Record, frozen=True, kw_only=True):
     `externals` are whole words, `mnt[/etc/hosts]:hosts`. `autodetect` is `mnt[]`, which matches
     mounts of CRIU's own namespace; slaves and shared mounts are matched only with
     `autodetect_masters` and `autodetect_sharing`. `skip_mnt` are mountpoints as bytes that CRIU
-    would hold, `ghost_limit` is in bytes.
+    would hold, `ghost_limit` is in bytes. `network` tells that the user says himself what CRIU does
+    with the network namespace.
     """
 
     externals: tuple[str, ...] = ()
@@ -75,6 +76,9 @@ class Given(Record, frozen=True, kw_only=True):
     evasive_devices: bool = False
     force_irmap: bool = False
     skip_file_rwx_check: bool = False
+    tcp_established: bool = False
+    tcp_close: bool = False
+    network: bool = False
 
     def keys(self) -> dict[bytes, str]:
         """
@@ -147,7 +151,16 @@ def parse_given(extra: Sequence[str]) -> Given:
         evasive_devices="evasive-devices" in flags,
         force_irmap="force-irmap" in flags,
         skip_file_rwx_check="skip-file-rwx-check" in flags,
+        tcp_established="tcp-established" in flags,
+        tcp_close="tcp-close" in flags,
+        network=_is_about_network(values),
     )
+
+
+def _is_about_network(values: Mapping[str, Sequence[str]]) -> bool:
+    words = (*values.get("external", ()), *values.get("inherit-fd", ()), *values.get("join-ns", ()))
+    named = any(each.startswith(("net[", "net:", "veth[")) for each in words)
+    return named or "net" in values.get("empty-ns", ())
 
 
 def _options(extra: Sequence[str]) -> Iterator[tuple[str, str]]:

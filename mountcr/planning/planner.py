@@ -24,6 +24,7 @@ from mountcr.planning.engine import choose_engine, joined_sources
 from mountcr.planning.externals import choose_externals, external_nodes, given_nodes
 from mountcr.planning.given import Given, drop, parse_given
 from mountcr.planning.misreported import find_misreported, rewrites
+from mountcr.planning.network import plan_network
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
 from mountcr.planning.requests import answered, request_steps
 from mountcr.planning.rootfs import find_stack, plan_rootfs
@@ -95,6 +96,13 @@ def make_plan(
     descriptors = inherited(facts, misreported)
     put_right = rewrites(facts, misreported)
     rootfs = _rootfs(case, externals)
+    network = plan_network(
+        facts,
+        case.choices,
+        given=given,
+        target=target,
+        taken=[each.number for each in descriptors],
+    )
     context = Context(
         facts=facts,
         host=case.host,
@@ -125,6 +133,7 @@ def make_plan(
         externals=externals,
         inherited=descriptors,
         rewrites=put_right,
+        network=network,
         findings=findings,
         engine=engine,
         criu=plan_criu(
@@ -135,6 +144,7 @@ def make_plan(
             rewrites=put_right,
             root=at if rootfs else None,
             engine=engine,
+            network=network,
         ),
     )
 

@@ -10,6 +10,7 @@ from mountcr.criu.rewriting import Operation
 from mountcr.model import Finding, InodeType, Record, Severity
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
+from mountcr.planning.network import NetworkPlan
 from mountcr.planning.steps import Step
 from mountcr.stack import Stack
 
@@ -162,7 +163,8 @@ class Plan(Record, frozen=True, kw_only=True, omit_defaults=False):
     """
     What would be done and what would come of it; the hand-over to every other tool.
 
-    `rewrites` are put right in the images when CRIU has dumped.
+    `rewrites` are put right in the images when CRIU has dumped. `network` says how the network
+    namespace comes back, None where CRIU sees to it.
     """
 
     schema: str = PLAN_SCHEMA
@@ -173,6 +175,7 @@ class Plan(Record, frozen=True, kw_only=True, omit_defaults=False):
     externals: tuple[External, ...] = ()
     inherited: tuple[Inherited, ...] = ()
     rewrites: tuple[Operation, ...] = ()
+    network: NetworkPlan | None = None
     findings: tuple[Finding, ...] = ()
     engine: Engine | None = None
     criu: CriuPlan

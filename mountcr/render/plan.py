@@ -47,6 +47,7 @@ def outline_plan(plan: Plan, *, explain: bool = False, purpose: Kind = Kind.DUMP
     _rootfs(top, plan, explain=explain)
     _descriptors(top, plan, explain=explain)
     _rewrites(top, plan, explain=explain)
+    _network(top, plan, explain=explain)
     _criu(top, plan, explain=explain)
     return top
 
@@ -60,7 +61,8 @@ def verdict_sentence(plan: Plan, purpose: Kind = Kind.DUMP) -> str:
     if plan.verdict is Verdict.REFUSED:
         return f"refused: CRIU cannot {purpose} this, for {count(len(plan.refusals), 'reason')}"
     sentence = f"will {purpose}"
-    if plan.externals or plan.inherited or any(each.cured for each in plan.findings):
+    outside = plan.externals or plan.inherited or plan.network
+    if outside or any(each.cured for each in plan.findings):
         sentence += " with these options"
     if plan.verdict is Verdict.LOSSES:
         losses = count(len(plan.losses), "loss", "losses")
@@ -136,6 +138,18 @@ def _rewrites(top: Outline, plan: Plan, *, explain: bool) -> None:
         line = section.add(printable(each.describe()))
         if explain:
             line.add(printable(f"because {each.because}"))
+
+
+def _network(top: Outline, plan: Plan, *, explain: bool) -> None:
+    if plan.network is None:
+        return
+    section = top.add("network namespace, put back by")
+    if explain:
+        section.add(printable(f"because {plan.network.because}"))
+    for step in (*plan.network.making, *plan.network.connecting):
+        line = section.add(printable(step.describe()))
+        if explain:
+            line.add(printable(f"because {step.because}"))
 
 
 def _criu(top: Outline, plan: Plan, *, explain: bool) -> None:

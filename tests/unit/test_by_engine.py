@@ -17,12 +17,13 @@ from mountcr.errors import CapabilityError, MountcrError, RefusedError, UsageErr
 from mountcr.journal import Linking
 from mountcr.manifest import Manifest
 from mountcr.model import InodeType
+from mountcr.network import Link, Network
 from mountcr.operations.by_engine import ByEngine, without_assembly
 from mountcr.operations.clients.docker import Docker
 from mountcr.operations.clients.podman import Podman
 from mountcr.operations.leftovers import Leftovers
 from mountcr.paths import KPath, encode
-from mountcr.planning.choices import Choices
+from mountcr.planning.choices import Choices, Tcp
 from mountcr.planning.planner import make_plan
 from mountcr.planning.records import Inherited, Plan
 
@@ -94,6 +95,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
         ("--root", Choices(root_at=KPath("/mnt"))),
         ("--cgroup-root", Choices(cgroup_root=KPath("/g"))),
         ("--manage-cgroups-mode", Choices(cgroups=CgroupMode.IGNORE)),
+        ("--net", Choices(net="none")),
+        ("--bridge", Choices(bridges={"": "br0"})),
+        ("--tcp-close", Choices(tcp=Tcp.CLOSE)),
         ("what follows --", Choices(extra=("-v4",))),
     ],
 )
@@ -151,6 +155,32 @@ def test_a_namespace_that_was_made_before_the_container_is_refused(container: Co
         manifest, facts=msgspec.structs.replace(facts, tasks=(task,))
     )
     with pytest.raises(RefusedError, match="its net namespace is /run/netns/x"):
+        ByEngine(manifest, plan, "null")
+
+
+def test_a_network_that_was_made_before_is_in_no_image(
+    container: Container, program: Callable[[str, str], None]
+) -> None:
+    """The runtime of the engine hands over the namespace that its engine has made."""
+    program("podman", "echo no such container >&2; exit 125")
+    pinned = msgspec.structs.replace(container, namespace_paths={"net": KPath("/run/netns/x")})
+    manifest, plan = dumped(pinned)
+    network = Network(id=7, links=(Link(name="lo", index=1, kind="loopback"),))
+    task = msgspec.structs.replace(manifest.facts.tasks[0], namespaces={"net": 7})
+    facts = msgspec.structs.replace(manifest.facts, tasks=(task,), network=network)
+    manifest = msgspec.structs.replace(manifest, facts=facts)
+    with pytest.raises(RefusedError, match="podman does not know"):
+        ByEngine(manifest, plan, "null")
+
+
+def test_a_network_that_the_container_made_itself_is_refused(container: Container) -> None:
+    """With links it is not in the images, and the runtime of the engine has none to hand over."""
+    docker = msgspec.structs.replace(container, engine="docker")
+    manifest, plan = dumped(docker)
+    links = (Link(name="eth0", index=2, kind="veth"),)
+    facts = msgspec.structs.replace(manifest.facts, network=Network(id=7, links=links))
+    manifest = msgspec.structs.replace(manifest, facts=facts)
+    with pytest.raises(RefusedError, match="its network namespace, with links"):
         ByEngine(manifest, plan, "null")
 
 

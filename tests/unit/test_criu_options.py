@@ -39,6 +39,7 @@ FIELDS: list[tuple[str, object, list[str], str, object]] = [
     ("leave_running", True, ["--leave-running"], "leave_running", True),
     ("shell_job", True, ["--shell-job"], "shell_job", True),
     ("tcp_established", True, ["--tcp-established"], "tcp_established", True),
+    ("tcp_close", True, ["--tcp-close"], "tcp_close", True),
     ("file_locks", True, ["--file-locks"], "file_locks", True),
     ("link_remap", True, ["--link-remap"], "link_remap", True),
     ("evasive_devices", True, ["--evasive-devices"], "evasive_devices", True),

@@ -236,6 +236,7 @@ CRIU_OPTS = {
     37: "external",
     50: "orphan_pts_master",
     51: "config_file",
+    52: "tcp_close",
     65: "mntns_compat_mode",
 }
 CGROUP_ROOT = {1: "ctrl", 2: "path"}

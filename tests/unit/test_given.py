@@ -35,7 +35,12 @@ ROOT = "10 5 0:50 / / rw - overlay overlay rw,lowerdir=/l"
          Given(force_irmap=True, irmap_scan_paths=("/v",))),
         (("--evasive-devices", "-j", "--skip-file-rwx-check"),
          Given(evasive_devices=True, shell_job=True, skip_file_rwx_check=True)),
-        (("--tcp-established", "--timeout", "5"), Given()),
+        (("--tcp-established", "--timeout", "5"), Given(tcp_established=True)),
+        (("--tcp-close", "--external", "net[5]:x"),
+         Given(tcp_close=True, externals=("net[5]:x",), network=True)),
+        (("--empty-ns", "net"), Given(network=True)),
+        (("--join-ns=net:/run/netns/x",), Given(network=True)),
+        (("--join-ns", "ipc:7"), Given()),
     ],
 )  # fmt: skip
 def test_words(words: tuple[str, ...], expected: Given) -> None:

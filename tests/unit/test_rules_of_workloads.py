@@ -18,7 +18,7 @@ from mountcr.model import Capabilities, Criu, FileKind, InodeType, PathStat, Sev
 from mountcr.paths import KPath
 from mountcr.planning.planner import make_plan
 from mountcr.rules.table import table
-from unit import test_rules, test_rules_of_files
+from unit import test_rules, test_rules_of_files, test_rules_of_networks
 from unit.test_rules import HOST, NAMED, Case, found, target, with_mounts
 from unit.test_rules_of_files import held, root_task
 
@@ -127,7 +127,8 @@ def test_a_rule_is_found_where_it_is_broken(case: Case) -> None:
 def test_every_rule_has_a_case() -> None:
     """No rule is without facts that it is found on."""
     more = {"R5", "R10"}  # of one file or mountpoint on the target: with those of files
-    cases = (*test_rules.CASES, *test_rules_of_files.CASES, *CASES)
+    networks = test_rules_of_networks.CASES
+    cases = (*test_rules.CASES, *test_rules_of_files.CASES, *networks, *CASES)
     assert {case.rule for case in cases} | more == set(table())
 
 

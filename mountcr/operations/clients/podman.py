@@ -97,6 +97,8 @@ class Podman:
         words = ["container", "restore", "--keep"]
         if plan.criu.restore_options.file_locks:
             words.append("--file-locks")
+        if plan.criu.restore_options.tcp_established:
+            words.append("--tcp-established")
         done = self._call(*words, self._container.id)
         if done.status:
             raise failed("podman", complaint(done.complaint), f"{self._bundle}/restore.log")
