@@ -115,6 +115,8 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     command line of the FUSE server, word by word, whose relative paths begin at `server_cwd`, and
     `dialect` the marks that it writes, where the version of the program decides.
     `layers` are those of an overlay by their paths on the host, where mountinfo shows others.
+
+    `external` is the key that a set of CRIU's images has for it, in facts that come from one.
     """
 
     id: MountId
@@ -138,6 +140,7 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     dialect: str = ""
     layers: FoundLayers | None = None
     unique_id: int = 0
+    external: str | None = None
 
     def _tag(self, name: str) -> int:
         for field in self.optional:
@@ -451,6 +454,7 @@ class Facts(Record, frozen=True, kw_only=True, omit_defaults=False):
     paths: tuple[SeenPath, ...] = ()
     network: Network | None = None
     imported: Imported | None = None
+    of_images: bool = False
 
     @property
     def shares_mounts(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import devices
 from mountcr.model import FileKind, Record
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
     from mountcr.criu.images import ImageSet, TaskImage
 
-__all__ = ["Holder", "TmpfsImage", "holders", "mount_namespace_of", "tmpfs_contents"]
+__all__ = [
+    "Holder",
+    "MappedImage",
+    "TmpfsImage",
+    "descriptors",
+    "holders",
+    "mappings",
+    "mount_namespace_of",
+    "tmpfs_contents",
+]
 
 _VMA_FILE: Final = 1 << 6 | 1 << 7
 """Private and shared mappings of files (criu/include/image.h)."""
@@ -40,6 +49,15 @@ class TmpfsImage(Record, frozen=True, kw_only=True):
     bytes: int
 
 
+class MappedImage(NamedTuple):
+    """A mapping: the id of its file, from where to where, and where in the file, in bytes."""
+
+    file: int
+    start: int
+    end: int
+    offset: int
+
+
 def holders(images: ImageSet) -> dict[int, tuple[Holder, ...]]:
     """
     Give who holds each file, by its id, in the order of the tasks.
@@ -54,19 +72,33 @@ def holders(images: ImageSet) -> dict[int, tuple[Holder, ...]]:
 
 
 def _held(images: ImageSet, task: TaskImage) -> Iterator[tuple[int, Holder]]:
-    from mountcr.criu import images_pb2 as pb
-
     single = {FileKind.EXE: task.exe, FileKind.CWD: task.cwd, FileKind.ROOT: task.root}
     for kind, file in single.items():
         if file:
             yield file, Holder(pid=task.pid, kind=kind)
-    name = f"fdinfo-{_descriptors_of(images, task.pid)}.img"
+    for file, fd in descriptors(images, task.pid):
+        yield file, Holder(pid=task.pid, kind=FileKind.FD, fd=fd)
+    for area in mappings(images, task.pid):
+        yield area.file, Holder(pid=task.pid, kind=FileKind.MAP)
+
+
+def descriptors(images: ImageSet, pid: int) -> Iterator[tuple[int, int]]:
+    """Give the ids of the files that a task has open, each with the number of its descriptor."""
+    from mountcr.criu import images_pb2 as pb
+
+    name = f"fdinfo-{_descriptors_of(images, pid)}.img"
     for entry in images.messages(name, pb.DescriptorEntry, missing_ok=True):
-        yield entry.id, Holder(pid=task.pid, kind=FileKind.FD, fd=entry.fd)
-    for memory in images.messages(f"mm-{task.pid}.img", pb.MmEntry, missing_ok=True):
+        yield entry.id, entry.fd
+
+
+def mappings(images: ImageSet, pid: int) -> Iterator[MappedImage]:
+    """Give the mappings of files of a task, by their addresses."""
+    from mountcr.criu import images_pb2 as pb
+
+    for memory in images.messages(f"mm-{pid}.img", pb.MmEntry, missing_ok=True):
         for area in memory.vmas:
             if area.status & _VMA_FILE:
-                yield area.shmid, Holder(pid=task.pid, kind=FileKind.MAP)
+                yield MappedImage(area.shmid, area.start, area.end, area.pgoff)
 
 
 def _descriptors_of(images: ImageSet, pid: int) -> int:

@@ -64,6 +64,8 @@ CGROUP: Final = 0x59383330
 IDS: Final = 0x54432030
 STATS: Final = 0x57093306
 CPUINFO: Final = 0x61404013
+CORE: Final = 0x55053847
+FILE_LOCKS: Final = 0x54323616
 
 LARGEST: Final = 256 << 20
 """Bytes of a file that is read whole: some millions of open files, in what takes 100 each."""
@@ -401,5 +403,7 @@ def _message_type(magic: int) -> type[Message] | None:
         IDS: pb.NamespaceIds,
         STATS: pb.Statistics,
         CPUINFO: pb.ProcessorEntry,
+        CORE: pb.CoreEntry,
+        FILE_LOCKS: pb.FileLock,
     }
     return kinds.get(magic)

@@ -131,15 +131,61 @@ class RegularFile(_message.Message):
     checksum_parameter: int
     def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., pos: _Optional[int] = ..., name: _Optional[bytes] = ..., mnt_id: _Optional[int] = ..., size: _Optional[int] = ..., ext: bool = ..., mode: _Optional[int] = ..., build_id: _Optional[_Iterable[int]] = ..., checksum: _Optional[int] = ..., checksum_config: _Optional[int] = ..., checksum_parameter: _Optional[int] = ...) -> None: ...
 
+class Pipe(_message.Message):
+    __slots__ = ("id", "pipe_id", "flags")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PIPE_ID_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    pipe_id: int
+    flags: int
+    def __init__(self, id: _Optional[int] = ..., pipe_id: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
+
 class FileEntry(_message.Message):
-    __slots__ = ("type", "id", "reg")
+    __slots__ = ("type", "id", "reg", "pipe")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     REG_FIELD_NUMBER: _ClassVar[int]
+    PIPE_FIELD_NUMBER: _ClassVar[int]
     type: int
     id: int
     reg: RegularFile
-    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., reg: _Optional[_Union[RegularFile, _Mapping]] = ...) -> None: ...
+    pipe: Pipe
+    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., reg: _Optional[_Union[RegularFile, _Mapping]] = ..., pipe: _Optional[_Union[Pipe, _Mapping]] = ...) -> None: ...
+
+class TaskCore(_message.Message):
+    __slots__ = ("command", "cgroup_set")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    CGROUP_SET_FIELD_NUMBER: _ClassVar[int]
+    command: bytes
+    cgroup_set: int
+    def __init__(self, command: _Optional[bytes] = ..., cgroup_set: _Optional[int] = ...) -> None: ...
+
+class ThreadCore(_message.Message):
+    __slots__ = ("cgroup_set",)
+    CGROUP_SET_FIELD_NUMBER: _ClassVar[int]
+    cgroup_set: int
+    def __init__(self, cgroup_set: _Optional[int] = ...) -> None: ...
+
+class FileLock(_message.Message):
+    __slots__ = ("flag", "type", "pid", "fd")
+    FLAG_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    FD_FIELD_NUMBER: _ClassVar[int]
+    flag: int
+    type: int
+    pid: int
+    fd: int
+    def __init__(self, flag: _Optional[int] = ..., type: _Optional[int] = ..., pid: _Optional[int] = ..., fd: _Optional[int] = ...) -> None: ...
+
+class CoreEntry(_message.Message):
+    __slots__ = ("task", "thread")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    THREAD_FIELD_NUMBER: _ClassVar[int]
+    task: TaskCore
+    thread: ThreadCore
+    def __init__(self, task: _Optional[_Union[TaskCore, _Mapping]] = ..., thread: _Optional[_Union[ThreadCore, _Mapping]] = ...) -> None: ...
 
 class DescriptorEntry(_message.Message):
     __slots__ = ("id", "flags", "type", "fd", "selinux")

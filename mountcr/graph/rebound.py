@@ -8,7 +8,7 @@ all of them show the same one, and the same parts of it, still counts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     Tables = list[tuple[Mount, ...]]
 
-__all__ = ["without_sources"]
+__all__ = ["without_sources", "without_times"]
+
+_TIMES: Final = frozenset({"relatime", "noatime", "strictatime", "nodiratime"})
+"""Attributes of a mount that say when times of access are written."""
 
 
 class _Rebound(NamedTuple):
@@ -82,3 +85,28 @@ def _blanked(mounts: Iterable[Mount], devices: dict[MountId, str]) -> tuple[Moun
         else mount
         for mount in mounts
     )
+
+
+def without_times(
+    before: Sequence[tuple[Mount, ...]],
+    after: Sequence[tuple[Mount, ...]],
+    chosen: Collection[KPath],
+) -> tuple[Tables, Tables]:
+    """
+    Give the tables of several namespaces without how times of access are written at mountpoints.
+
+    `chosen` are mountpoints of the first namespace. A bind has that from its source, which may be
+    another one now.
+    """
+    ours, theirs = list(before), list(after)
+    for tables in (ours, theirs):
+        if tables:
+            tables[0] = tuple(
+                _timeless(mount) if mount.mountpoint in chosen else mount for mount in tables[0]
+            )
+    return ours, theirs
+
+
+def _timeless(mount: Mount) -> Mount:
+    words = [each for each in mount.options.split(",") if each not in _TIMES]
+    return msgspec.structs.replace(mount, options=",".join(words))

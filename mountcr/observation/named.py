@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mountcr.graph.tree import MountTree
     from mountcr.planning.records import External
 
-__all__ = ["NamedFiles", "digest", "open_file"]
+__all__ = ["NamedFiles", "digest", "named_in_images", "open_file"]
 
 _APPENDED: Final = os.O_WRONLY | os.O_APPEND
 
@@ -115,6 +115,28 @@ class NamedFiles:
             )
         finally:
             os.close(fd)
+
+
+def named_in_images(
+    files: Iterable[FileImage], tree: MountTree, externals: Iterable[External]
+) -> tuple[NamedFile, ...]:
+    """
+    Give the regular files that `NamedFiles.read` would, by what the images say alone.
+
+    Nobody read what is in them, so that size and mode have to do.
+    """
+    places = _Places(tree, externals)
+    found: dict[KPath, NamedFile] = {}
+    for file in files:
+        mountpoint = places.of(file.path)
+        regular = file.mode is not None and stat.S_ISREG(file.mode)
+        if mountpoint is None or not regular or file.external or file.remap:
+            continue
+        size = None if _may_grow(file) else file.size
+        found[file.path] = NamedFile(
+            path=file.path, mountpoint=mountpoint, size=size, mode=file.mode
+        )
+    return tuple(found.values())
 
 
 class _Places:

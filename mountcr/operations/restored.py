@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from mountcr import mountinfo
 from mountcr.errors import VerificationError
 from mountcr.graph.diff import Difference, diff_namespaces, match
-from mountcr.graph.rebound import without_sources
+from mountcr.graph.rebound import without_sources, without_times
 from mountcr.graph.tree import MountTree
 from mountcr.kernel import mounts
 from mountcr.kernel.private import in_namespace_of
@@ -43,6 +43,9 @@ ANNOUNCED: Final[Mapping[str, frozenset[str]]] = {
 }
 """Which differences the loss of a plan announces at its mountpoint, by rule."""
 
+_RESTRICTIONS: Final = frozenset({"ro", "nosuid", "nodev", "noexec"})
+"""Attributes of a mount that take something away."""
+
 
 def settle(manifest: Manifest, plan: Plan, pid: int) -> None:
     """
@@ -51,6 +54,7 @@ def settle(manifest: Manifest, plan: Plan, pid: int) -> None:
     Raises VerificationError when its mounts differ in a way that no loss of the plan announced.
     """
     _protect(manifest, pid)
+    _restrict(manifest, pid)
     keep_appending(pid, plan.inherited)
     differences = compare(manifest, plan, pid, settled=False)
     found = [each for each in differences if not is_announced(plan, each)]
@@ -81,18 +85,41 @@ def _protect(manifest: Manifest, pid: int) -> None:
             if was.dev == root.dev and was.readonly and not now.readonly and not tree.hidden(now)
         ]
         if places:
-            _make_readonly(after.pid, places)
+            _set_attributes(after.pid, [(place, ("ro",)) for place in places])
 
 
-def _make_readonly(pid: int, places: Sequence[KPath]) -> None:
-    """Make mounts read-only that a task sees at some paths, by its own root."""
+def _restrict(manifest: Manifest, pid: int) -> None:
+    """
+    Give external mounts the restrictions that the images of another tool say they had.
+
+    Of several that have one key CRIU changes the attributes of the first, and binds the others from
+    the source with its attributes (criu/mount-v2.c, `do_bind_mount_v2()`): runc and crun call all
+    files that they mask `/dev/null`.
+    """
+    facts = manifest.facts
+    if not facts.of_images or facts.shares_mounts:
+        return
+    found, _ = find_namespaces(facts, pid)
+    tree = MountTree(found[0].mounts)
+    missing = [
+        (now.mountpoint, tuple(sorted(lacking)))
+        for was, now in match(facts.namespaces[0].mounts, found[0].mounts)
+        if was.external is not None and not tree.hidden(now)
+        if (lacking := _RESTRICTIONS & {*was.options.split(",")} - {*now.options.split(",")})
+    ]
+    if missing:
+        _set_attributes(found[0].pid, missing)
+
+
+def _set_attributes(pid: int, places: Sequence[tuple[KPath, tuple[str, ...]]]) -> None:
+    """Set attributes of mounts that a task sees at some paths, by its own root."""
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def work() -> None:
         os.fchdir(root)
         os.chroot(".")
-        for place in places:
-            mounts.set_attributes(place, ("ro",))
+        for place, attributes in places:
+            mounts.set_attributes(place, attributes)
 
     try:
         in_namespace_of(pid, work)
@@ -121,7 +148,11 @@ def compare(manifest: Manifest, plan: Plan, pid: int, *, settled: bool = True) -
         before = [was if now else () for was, now in zip(before, after, strict=True)]
     else:
         after += [each.mounts for each in others]
-    before, after = without_sources(before, after, _elsewhere(manifest, plan))
+    elsewhere = _elsewhere(manifest, plan)
+    if facts.of_images:  # which do not tell what file systems externals are of
+        elsewhere |= {each.mountpoint for each in plan.externals}
+        before, after = without_times(before, after, elsewhere)
+    before, after = without_sources(before, after, elsewhere)
     return diff_namespaces(
         before,
         after,

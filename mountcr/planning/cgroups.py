@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr import paths
 from mountcr.criu.options import CgroupMode
+from mountcr.model import CgroupMember
 from mountcr.paths import ROOT, KPath
 from mountcr.planning.steps import CgroupDirectory, Step
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mountcr.graph.tree import MountTree
-    from mountcr.model import CgroupMember, Facts, Mount
+    from mountcr.model import Facts, Mount
     from mountcr.planning.records import External
 
 __all__ = [
@@ -31,11 +32,15 @@ __all__ = [
     "crun_restores",
     "layout",
     "own_directories",
+    "source_of",
     "source_steps",
 ]
 
 _MAKING: Final = frozenset({CgroupMode.SOFT, CgroupMode.FULL, CgroupMode.STRICT})
 """Modes in which CRIU makes the groups of the tasks, before it mounts anything."""
+
+_NO_CONTROLLERS: Final = frozenset({"rw", "ro", "xattr", "clone_children", "noprefix"})
+"""Options of a version 1 hierarchy that name none (kernel/cgroup/cgroup-v1.c)."""
 
 
 def layout(mounts: Iterable[Mount]) -> str:
@@ -138,6 +143,19 @@ def source_steps(
         below = KPath("/" + paths.relative_to(external.source, base))
         _make(steps, base, [*_ancestors(below), below], f"{external.mountpoint} comes from it")
     return tuple(steps.values())
+
+
+def source_of(mount: Mount, facts: Facts, host: MountTree, moved: KPath | None) -> KPath | None:
+    """
+    Say where on a host a group is that is mounted in the container; None if nowhere.
+
+    The hierarchy is found by its controllers, as device numbers are others on another host.
+    """
+    names = set(mount.super_options.split(",")) - _NO_CONTROLLERS
+    controllers = "" if mount.fstype == "cgroup2" else ",".join(sorted(names))
+    member = CgroupMember(hierarchy=0, controllers=controllers, path=mount.root)
+    base = _mounted(member, host)
+    return paths.join(base, _place(facts, member, moved)) if base else None
 
 
 def _make(steps: dict[KPath, Step], base: KPath, groups: Iterable[KPath], because: str) -> None:

@@ -76,7 +76,9 @@ def plan_criu(
         images=choices.images,
         root=root,
         externals=tuple(
-            f"mnt[{each.key}]:{each.source}" for each in externals if each.source is not None
+            dict.fromkeys(
+                f"mnt[{each.key}]:{each.source}" for each in externals if each.source is not None
+            )
         ),
         inherit_fds=(
             *((each.number, each.key) for each in descriptors),

@@ -23,6 +23,7 @@ from mountcr.planning.descriptors import inherited
 from mountcr.planning.engine import choose_engine, joined_sources
 from mountcr.planning.externals import choose_externals, external_nodes, given_nodes
 from mountcr.planning.given import Given, drop, parse_given
+from mountcr.planning.imaged import imaged_externals
 from mountcr.planning.misreported import find_misreported, rewrites
 from mountcr.planning.network import plan_network
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
@@ -189,15 +190,19 @@ def _externals(case: _Situation) -> tuple[External, ...]:
     if case.graph is None:
         return ()
     facts, binds = case.facts, case.choices.binds
-    externals = choose_externals(
-        case.graph,
-        case.origin,
-        cgroup_namespace=own_cgroups(facts),
-        named_by_runtime=facts.container.bundle is not None,
-        own_pipes=own_pipes(facts),
-        own_tmpfs=own_tmpfs(facts.container),
-        given=case.given,
-    )
+    if facts.of_images:
+        moved = case.choices.cgroup_root
+        externals = imaged_externals(case.graph, facts, case.host, moved=moved)
+    else:
+        externals = choose_externals(
+            case.graph,
+            case.origin,
+            cgroup_namespace=own_cgroups(facts),
+            named_by_runtime=facts.container.bundle is not None,
+            own_pipes=own_pipes(facts),
+            own_tmpfs=own_tmpfs(facts.container),
+            given=case.given,
+        )
     externals = tuple(
         msgspec.structs.replace(each, source=binds[each.mountpoint])
         if each.mountpoint in binds
@@ -224,7 +229,9 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
     if imported is not None:
         stack: Stack | None = imported.stack
     else:
-        stack = None if case.facts.shares_mounts else find_stack(container, root, case.origin)
+        # layers in images are paths of who knows where, so there the record alone tells
+        told = None if case.facts.of_images else root
+        stack = None if case.facts.shares_mounts else find_stack(container, told, case.origin)
         stack = stack and _with_defaults(case, stack)
     if stack is None:
         return None

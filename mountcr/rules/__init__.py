@@ -10,7 +10,7 @@ without the plan's externals and not with them is cured by them.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from mountcr.target import Target
 
 __all__ = ["Context", "Found", "check", "predicates"]
+
+_OF_RESTORES: Final = frozenset({"restore", "rootfs"})
+"""Stages of rules that are about a restore, or the files of one."""
 
 
 class Context(Passing, frozen=True, kw_only=True):
@@ -136,13 +139,19 @@ def _host(context: Context, rule: Rule) -> Host:
     return context.facts.host
 
 
+def _is_settled(context: Context, rule: Rule) -> bool:
+    """Tell whether a rule is about what CRIU does not dump, while images say that it did."""
+    refuses = rule.severity is Severity.REFUSAL
+    return context.facts.of_images and refuses and rule.stage not in _OF_RESTORES
+
+
 def check(context: Context) -> tuple[Finding, ...]:
     """Ask every rule; findings come in the order of the table."""
     known = predicates()
     bare = msgspec.structs.replace(context, nodes=frozenset(), inherited=(), rewrites=())
     findings: list[Finding] = []
     for identity, rule in table().items():
-        if not rule.applies(_host(context, rule)):
+        if _is_settled(context, rule) or not rule.applies(_host(context, rule)):
             continue
         wanted = list(known[identity](bare))
         if not wanted:

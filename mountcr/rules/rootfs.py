@@ -39,7 +39,7 @@ def _disagreement(context: Context) -> Iterator[Found]:
     container = context.facts.container
     recorded = container.rootfs
     root = context.graph.root if context.graph else None
-    if root is None:
+    if root is None or context.facts.of_images:  # in which the mount table tells no layers
         return
     told = recognise(root, context.origin) if container.stack else None
     sides = disagreement(told, container.stack) if told and container.stack else ""
