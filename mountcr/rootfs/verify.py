@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mountcr.rootfs.fingerprint import Change, Fingerprint, LayerFingerprint
     from mountcr.rootfs.inode import Inode
 
-__all__ = ["Difference", "differences"]
+__all__ = ["Difference", "differences", "path_differences"]
 
 
 class Difference(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -58,7 +58,7 @@ def _layer(noun: str, was: LayerFingerprint, new: LayerFingerprint) -> Iterator[
         what = f"{noun}: in the dialect {new.dialect}, it was in {was.dialect}"
         yield Difference(path=new.path, what=what)
     if was.changes is not None and new.changes is not None:
-        yield from _changes(was.changes, new.changes)
+        yield from path_differences(was.changes, new.changes)
     elif was.digest and new.digest:
         yield from _digest(noun, new.path, "digest", was.digest, new.digest)
     elif was.metadata and new.metadata:
@@ -76,7 +76,8 @@ def _digest(noun: str, path: KPath, name: str, was: str, new: str) -> Iterator[D
         yield Difference(path=path, what=f"{noun} changed: {name} {new[:12]}…, it had {was[:12]}…")
 
 
-def _changes(recorded: Sequence[Change], now: Sequence[Change]) -> Iterator[Difference]:
+def path_differences(recorded: Sequence[Change], now: Sequence[Change]) -> Iterator[Difference]:
+    """Give what differs in two records of changes, by path."""
     before = {each.path: each for each in recorded}
     after = {each.path: each for each in now}
     # the order of components is that of a walk: what is in a directory follows it
