@@ -77,9 +77,10 @@ class ImageLayerEntry(_OnDisk, frozen=True, rename="kebab"):
 
 
 class ImageEntry(_OnDisk, frozen=True):
-    """One of `images.json`."""
+    """One of `images.json`; `digest` is that of its manifest."""
 
     id: str
+    digest: str = ""
     names: tuple[str, ...] | None = None
 
 
