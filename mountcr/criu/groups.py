@@ -9,7 +9,7 @@ the first slash, empty for the root, and the others their path from the one abov
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mountcr import paths
 from mountcr.criu.prefixes import is_beneath
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     Move = Callable[[bytes], bytes]
     Directory = images_pb2.CgroupDirectory
 
-__all__ = ["move_groups"]
+__all__ = ["move_groups", "thaw_groups"]
+
+_RUNNING: Final = {b"freezer.state": b"THAWED", b"cgroup.freeze": b"0"}
+"""The files of a group that say whether its tasks are frozen, and what they say if not."""
 
 
 def move_groups(entry: images_pb2.CgroupEntry, move: Move, controller: str | None) -> None:
@@ -108,3 +111,18 @@ def _moved(
 
 def _join(above: bytes, name: bytes) -> bytes:
     return above.rstrip(b"/") + b"/" + name
+
+
+def thaw_groups(entry: images_pb2.CgroupEntry) -> None:
+    """Have no group of an image frozen."""
+    for hierarchy in entry.controllers:
+        _thaw(hierarchy.directories)
+
+
+def _thaw(directories: Iterable[Directory]) -> None:
+    for directory in directories:
+        for each in directory.properties:
+            running = _RUNNING.get(each.name)
+            if running is not None and each.value.strip() != running:
+                each.value = running
+        _thaw(directory.children)

@@ -18,11 +18,13 @@ from mountcr.criu.rewriting import (
     CgroupMap,
     Change,
     ExternalOverlay,
+    ExternalTmpfs,
     FileMount,
     NamedExternal,
     Operation,
     OrdinaryFile,
     PathMap,
+    Thaw,
     Unchecked,
     rewrite,
 )
@@ -420,3 +422,50 @@ def test_a_damaged_image(copy: Path) -> None:
     assert rewrite(images_of(copy), [cgroup_map("/web", "/x")]).changes[0].entries == 1
     with pytest.raises(ImageError, match=r"files\.img"):
         rewrite(images_of(copy), [path_map("/tmp", "/t")])
+
+
+# --- What an engine did for its checkpoint --------------------------------------------------------
+
+
+def frozen(copy: Path, state: bytes = b"FROZEN") -> None:
+    """Have the groups of the images frozen, in both versions."""
+    path = encode(str(copy / "cgroup.img"))
+    image = read(path)
+    (entry,) = image.messages(pb.CgroupEntry)
+    for hierarchy in entry.controllers:
+        for directory in hierarchy.directories:
+            names = {each.name: each for each in directory.properties}
+            for name, value in ((b"freezer.state", state), (b"cgroup.freeze", b"1")):
+                each = names.get(name) or directory.properties.add(name=name)
+                each.value = value
+    write(path, Image(CGROUP, [Entry(entry)]))
+
+
+@pytest.mark.parametrize("state", [b"FROZEN", b"FREEZING\n"])
+def test_what_was_paused_runs(copy: Path, state: bytes) -> None:
+    """Groups that were frozen are not, in version 1 and 2; others stay as they are."""
+    frozen(copy, state)
+    assert done(copy, Thaw(because=WHY)) == [(("cgroup.img",), 1)]
+    for group in images_of(copy).cgroups():
+        found = dict(group.properties)
+        assert found.get("freezer.state", "THAWED") == "THAWED"
+        assert found.get("cgroup.freeze", "0") == "0"
+
+
+def test_a_tmpfs_becomes_external(copy: Path) -> None:
+    """A tmpfs gets a key; what is none, or has one, does not."""
+    mounts = [mount for table in images_of().mount_namespaces().values() for mount in table]
+    tmpfs = next(each for each in mounts if each.fstype == "tmpfs" and each.external is None)
+    operation = ExternalTmpfs(mountpoint=tmpfs.mountpoint, key="/dev/shm", because=WHY)
+    ((files, count),) = done(copy, operation)
+    assert (len(files), count) == (1, 1)
+    found = [
+        each.external
+        for table in images_of(copy).mount_namespaces().values()
+        for each in table
+        if each.id == tmpfs.id
+    ]
+    assert found == ["/dev/shm"]
+    other = next(each for each in mounts if each.fstype not in {"tmpfs", ""})
+    nothing = ExternalTmpfs(mountpoint=other.mountpoint, key="x", because=WHY)
+    assert done(copy, nothing) == [((), 0)]
