@@ -13,43 +13,39 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import time
-from typing import IO, TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from mountcr import __version__, journal, paths
+from mountcr import __version__, paths
 from mountcr import manifest as manifests
 from mountcr.bundle.document import Bundle, Carried, to_json
 from mountcr.bundle.names import IMAGES, STANDARD
 from mountcr.bundle.writer import (
-    DirectorySink,
     measure,
     write_parts,
-    write_tar_bundle,
 )
 from mountcr.compression import Compression, Level
 from mountcr.criu.images import ImageSet
 from mountcr.criu.rewriting import rewrite
 from mountcr.driver import get_driver
-from mountcr.errors import MountcrError, UsageError
-from mountcr.kernel.removal import remove_tree
+from mountcr.errors import MountcrError
 from mountcr.model import Record
 from mountcr.observation.storedlayers import base_layer, known_layers
 from mountcr.operations import snapshot
 from mountcr.operations.dump import dump
 from mountcr.operations.leftovers import recorded
+from mountcr.operations.packing import check_output, discard, put, scratch_directory
 from mountcr.operations.parts import parts_of
-from mountcr.paths import KPath, decode, encode
+from mountcr.paths import KPath, decode
 from mountcr.planning.bundling import LayerMode, plan_contents
-from mountcr.planning.choices import STATE, Choices
+from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
 from mountcr.procstat import is_same_process
-from mountcr.rootfs.partial import Partial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Sequence
 
     from mountcr.bundle.writer import Measured, Sink
     from mountcr.engines import Roots
@@ -64,11 +60,6 @@ if TYPE_CHECKING:
 __all__ = ["EXPORT_SCHEMA", "ExportChoices", "ExportResult", "export_container", "export_images"]
 
 EXPORT_SCHEMA: Final = "mountcr/export/1"
-
-_PIECE: Final = 1 << 20
-
-_SCRATCH: Final = paths.join(paths.parent(STATE), "exports")
-"""Where images lie while a bundle is written that has no place of its own."""
 
 
 class ExportChoices(Record, frozen=True, kw_only=True):
@@ -163,7 +154,7 @@ def export_container(
     began = time.monotonic()
     # it is all that is left of tasks that end, so then it has to be on the disk
     work = _Export(wanted, roots, sign, progress, durable=not choices.leave_running)
-    with recorded("export"), _scratch(container) as scratch:
+    with recorded("export"), scratch_directory(container.id) as scratch:
         choices = msgspec.structs.replace(choices, images=paths.join(scratch, IMAGES))
         capture = _Capture(work, choices, scratch, tell)
         try:
@@ -226,18 +217,6 @@ class _Capture:
         return self._work.write(manifest, contents, self._choices.images, changed)
 
 
-@contextlib.contextmanager
-def _scratch(container: Container) -> Generator[KPath]:
-    """Give a directory for a block, for the owner only."""
-    journal.make_directories(decode(_SCRATCH), 0o700)
-    path = paths.join(_SCRATCH, f"{container.id[:64]}.{os.getpid()}")
-    journal.make_directory(decode(path), 0o700, tree=True)
-    try:
-        yield path
-    finally:
-        remove_tree(path)
-
-
 class _Export:
     """One bundle in the making."""
 
@@ -256,13 +235,7 @@ class _Export:
         self._sign = sign
         self._progress = progress
         self._completed = False
-        if wanted.output != STANDARD and os.path.lexists(wanted.output.rstrip("/")):
-            msg = f"{encode(wanted.output)} is there already"
-            raise UsageError(msg, hint="name one that is not there yet")
-        parent = os.path.dirname(os.path.abspath(wanted.output))
-        if wanted.output != STANDARD and not os.path.isdir(parent):
-            msg = f"{encode(wanted.output)} cannot be made: {encode(parent)} is no directory"
-            raise UsageError(msg, hint="make the parent first")
+        check_output(wanted.output)
 
     def contents(self, manifest: Manifest) -> Contents:
         """Say what goes in. Raises RefusedError, UsageError."""
@@ -314,55 +287,16 @@ class _Export:
     def discard(self) -> None:
         """Remove a bundle that is complete, of a container that goes on after all."""
         if self._completed:
-            output = self._wanted.output.rstrip("/")
-            if os.path.isdir(output):
-                remove_tree(encode(os.path.abspath(output)))
-            else:
-                os.unlink(output)
+            discard(self._wanted.output)
 
     def _put(self, text: bytes, signature: bytes | None, parts: Sequence[Measured]) -> int:
-        output = self._wanted.output
-        level = Level(self._wanted.compression, self._wanted.level)
-
         def write(sink: Sink) -> None:
             write_parts(text, signature, parts, sink)
 
-        if output == STANDARD:
-            counted = _Counted(sys.stdout.buffer)
-            write_tar_bundle(counted, level, write)
-            sys.stdout.buffer.flush()
-            return counted.size
-        into = encode(os.path.abspath(output))
-        with Partial(into) as made:
-            if output.endswith("/"):
-                write(DirectorySink(made.fd))
-                made.complete(durable=self._durable)
-                self._completed = True
-                return sum(each.digested.size for each in parts) + len(text)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with open(os.open(b"bundle", flags, 0o600, dir_fd=made.fd), "wb", _PIECE) as file:
-                write_tar_bundle(file, level, write)
-                file.flush()
-                if self._durable:
-                    os.fsync(file.fileno())
-                size = file.tell()
-            # unlike rename(2), this never replaces what came there meanwhile
-            os.link(b"bundle", decode(into), src_dir_fd=made.fd, follow_symlinks=False)
-            self._completed = True
-            return size
-
-
-class _Counted:
-    """A file, and how much was written into it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.size = 0
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        self._file.write(data)
-        self.size += len(data)
-        return len(data)
+        level = Level(self._wanted.compression, self._wanted.level)
+        size = put(self._wanted.output, level, write, durable=self._durable)
+        self._completed = self._wanted.output != STANDARD
+        return size
 
 
 def _is_flat(manifest: Manifest) -> bool:
