@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from mountcr import engines, observation
-from mountcr.bundle.names import is_archive
+from mountcr.bundle.names import STANDARD, is_archive
+from mountcr.bundle.reader import is_bundle
 from mountcr.compression import parse_level
 from mountcr.model import Container
 from mountcr.operations import convert as converting
@@ -24,6 +25,8 @@ from mountcr.operations import exporting, importing
 from mountcr.operations import rebuild as rebuilding
 from mountcr.operations import restore as restoring
 from mountcr.operations import verify as verifying
+from mountcr.operations.foreign_import import as_bundle
+from mountcr.operations.foreign_verify import verify_foreign
 from mountcr.operations.restore_bundle import restore_bundle
 from mountcr.paths import KPath, encode
 from mountcr.planning.bundling import LayerMode
@@ -158,7 +161,9 @@ def restore(
     container_id: str = "",
 ) -> RestoreResult:
     """
-    Restore what was dumped into a directory, or a bundle, which is imported as `container_id`.
+    Restore what was dumped into a directory, or an archive, which is imported as `container_id`.
+
+    That is a bundle, or a checkpoint of podman, CRI-O or containerd.
 
     `via` says who does it, `criu`, the container's own `runtime` or its `engine`; `stdio` what
     becomes of standard streams that led to a runtime: `null`, `inherit` or the path of a file.
@@ -171,7 +176,8 @@ def restore(
     if is_archive(os.fsdecode(images)):
         wanted = importing.ImportChoices(id=container_id, driver=choices.driver or "")
         choices = msgspec.structs.replace(choices, driver=None)
-        _, restored = restore_bundle(os.fsdecode(images), wanted, choices, stdio=stdio, via=via)
+        with as_bundle(os.fsdecode(images)) as bundle:
+            _, restored = restore_bundle(bundle, wanted, choices, stdio=stdio, via=via)
         return restored
     return restoring.restore(_absolute(images), choices, stdio=stdio, via=via)
 
@@ -180,11 +186,14 @@ def verify(images: AnyPath, *, quick: bool = False) -> VerifyResult:
     """
     Compare what lies on this host with what was dumped into a directory; nothing is changed.
 
-    Of a bundle, its members are compared with its document. `quick` compares no contents of layers.
-    The differences are in the result. Raises NotFoundError or DocumentError for what is neither,
-    RefusedError for a bundle that breaks a rule, PrivilegeError, OSError.
+    Of a bundle, its members are compared with its document; of a checkpoint of another tool it is
+    said what is damaged, and what it lacks of a container that is on this host. `quick` compares no
+    contents of layers. The differences are in the result. Raises NotFoundError or DocumentError for
+    what is none of these, RefusedError for an archive that breaks a rule, PrivilegeError, OSError.
     """
     if is_archive(os.fsdecode(images)):
+        if os.fsdecode(images) != STANDARD and not is_bundle(os.fsdecode(images)):
+            return verify_foreign(os.fsdecode(images), quick=quick)
         return verifying.verify_bundle(os.fsdecode(images), quick=quick)
     return verifying.verify(_absolute(images), quick=quick)
 
@@ -230,7 +239,7 @@ def import_bundle(
     roots: engines.Roots | None = None,
 ) -> ImportResult:
     """
-    Put a bundle on this host, ready for `restore` of its images.
+    Put a bundle, or a checkpoint of another tool, on this host, ready for `restore` of its images.
 
     `into` is a new directory instead of the one of the id. Raises NotFoundError, DocumentError,
     RefusedError for an archive that breaks a rule and for layers that nobody has,
@@ -239,7 +248,8 @@ def import_bundle(
     wanted = importing.ImportChoices(
         id=container_id, driver=driver, at=_absolute(into) if into else None
     )
-    return importing.import_bundle(os.fsdecode(path), wanted, roots=roots)
+    with as_bundle(os.fsdecode(path), roots=roots) as bundle:
+        return importing.import_bundle(bundle, wanted, roots=roots)
 
 
 def convert(

@@ -8,6 +8,7 @@ What a bundle is: the document that is its first member, and the names of the ot
     mounts/N.tar, mounts/N   what lies on a mount that CRIU does not carry: a directory or a file
     layers/N.tar             a lower layer, the topmost is 1
     layers/upper.tar         what the writable layer changes
+    foreign/NAME             what another tool had written down of the container
 
 Layers are OCI layer tars in the normal form (`mountcr.rootfs.changes`). The document has the
 digests of all other members, so what is signed or checked of it is so of the whole bundle. It comes

@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 __all__ = [
+    "FOREIGN",
     "IMAGES",
     "LAYERS",
     "MANIFEST",
@@ -27,7 +28,11 @@ IMAGES: Final = "images"
 MOUNTS: Final = "mounts"
 LAYERS: Final = "layers"
 UPPER: Final = "layers/upper.tar"
+FOREIGN: Final = "foreign"
 
+
+_OTHERS: Final = ("config.dump", "index.json")
+"""What tells a directory that an archive of another tool was unpacked into."""
 
 _CONTENTS: Final = ("pages-", "tmpfs-dev-", "ghost-file-")
 """How images are called that hold contents of memory and files (criu.org/Images)."""
@@ -41,14 +46,14 @@ def holds_contents(member: str) -> bool:
 
 def is_archive(path: str) -> bool:
     """
-    Tell whether a word names an archive: `-`, a file that is no JSON, or the directory of a bundle.
+    Tell whether a word names an archive: `-`, a file that is no JSON, or a directory with one.
 
-    Who opens it finds out what is in it.
+    Who opens it finds out what is in it: a bundle, or a checkpoint of another tool.
     """
     if path == STANDARD:
         return True
     if os.path.isdir(path):
-        return os.path.isfile(os.path.join(path, MANIFEST))
+        return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, *_OTHERS))
     try:
         with open(path, "rb") as file:
             begin = file.read(64).lstrip()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mountcr.bundle.members import Content
     from mountcr.compression import Input
 
-__all__ = ["Reader", "opened", "opened_members", "whole"]
+__all__ = ["Reader", "is_bundle", "opened", "opened_members", "whole"]
 
 _PIECE: Final = 1 << 20
 
@@ -148,6 +148,13 @@ def opened(
     limits = limits or Limits()
     with opened_members(path, limits=limits, count=count) as (name, members):
         yield Reader(name, members, limits)
+
+
+def is_bundle(path: str) -> bool:
+    """Tell whether an archive begins as a bundle does; raises as `opened_members` does."""
+    with opened_members(path) as (_, members):
+        first = next(members, None)
+        return first is not None and first[0].name == MANIFEST
 
 
 @contextlib.contextmanager

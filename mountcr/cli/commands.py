@@ -206,6 +206,7 @@ def _verify(subparsers: Subparsers) -> None:
         "--quick", action="store_true", help="compare no contents of layers, nor of memory"
     )
     add_key(parser)
+    add_engines(parser)
 
 
 def _export(subparsers: Subparsers) -> None:
@@ -261,16 +262,28 @@ def _import(subparsers: Subparsers) -> None:
 
 
 def _convert(subparsers: Subparsers) -> None:
-    parser = _add(subparsers, "convert", "write a layer anew in the marks of another file system")
-    parser.add_argument("layer", metavar="LAYER", help="a directory; for oci a tar file")
+    text = "write a layer in the marks of another file system, or an archive in another format"
+    parser = _add(subparsers, "convert", text)
     parser.add_argument(
-        "--from", dest="source", metavar="D", required=True, help="the dialect that it is in"
+        "layer",
+        metavar="LAYER|ARCHIVE",
+        help="a directory, for oci a tar file; or a bundle, or a checkpoint of podman, CRI-O or "
+        "containerd",
+    )
+    parser.add_argument("--from", dest="source", metavar="D", help="the dialect that a layer is in")
+    parser.add_argument(
+        "--to",
+        dest="target",
+        metavar="D|FORMAT",
+        required=True,
+        help="the dialect that a layer shall be in, or bundle, podman or cri-o for an archive",
     )
     parser.add_argument(
-        "--to", dest="target", metavar="D", required=True, help="the dialect that it shall be in"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="DIR", required=True, help="a new directory; for oci a tar file"
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="a new directory, for oci a tar file; a file for an archive, - for stdout",
     )
     parser.add_argument(
         "--lower",
@@ -282,6 +295,19 @@ def _convert(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--data", action="append", default=[], metavar="DIR", help="a data-only layer of overlay"
     )
+    parser.add_argument(
+        "--layers",
+        choices=("none", "missing", "all"),
+        default="missing",
+        help="which lower layers a bundle gets, as `export --layers` has it; default: missing",
+    )
+    parser.add_argument(
+        "--compress",
+        metavar="HOW[:LEVEL]",
+        help="how an archive is packed: none, gzip or zstd; default: zstd, none for cri-o",
+    )
+    add_key(parser)
+    add_engines(parser)
 
 
 def _images(subparsers: Subparsers) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mountcr import manifest as manifests
-from mountcr.bundle.names import is_archive
+from mountcr.bundle.names import STANDARD, is_archive
 from mountcr.criu.options import CgroupMode
 from mountcr.engines import Roots, find
 from mountcr.errors import DocumentError, UsageError, VerificationError
@@ -34,6 +34,7 @@ __all__ = [
     "choices_of",
     "container_of",
     "facts_of",
+    "is_foreign",
     "is_images",
     "read_facts",
     "roots_of",
@@ -49,6 +50,19 @@ def absolute(path: str) -> KPath:
 def is_images(path: str) -> bool:
     """Tell whether a word names a directory that a dump was written into."""
     return os.path.exists(os.path.join(path, manifests.MANIFEST))
+
+
+def is_foreign(path: str) -> bool:
+    """
+    Tell whether a word names an archive of another tool: one that does not begin as a bundle does.
+
+    Raises RefusedError for one that breaks a rule.
+    """
+    if path == STANDARD or not is_archive(path):
+        return False
+    from mountcr.bundle.reader import is_bundle  # what most commands have no use for
+
+    return not is_bundle(path)
 
 
 def archive_choices(arguments: argparse.Namespace) -> ImportChoices:
@@ -115,6 +129,10 @@ def facts_of(arguments: argparse.Namespace, *, thorough: bool = False) -> Facts:
     With `thorough`, the files of a container are looked up in all layers.
     """
     reference: str = arguments.reference
+    if is_foreign(reference):
+        from mountcr.operations.unpacking import foreign_facts
+
+        return foreign_facts(reference)
     if is_archive(reference):
         from mountcr.bundle.reader import opened  # what most commands have no use for
 

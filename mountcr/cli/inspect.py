@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Final
 from mountcr.bundle.document import BundleLayer, Carried, Digested
 from mountcr.bundle.names import is_archive
 from mountcr.bundle.reader import opened
-from mountcr.cli.inputs import check_of, container_of
+from mountcr.cli.inputs import check_of, container_of, is_foreign
 from mountcr.cli.output import print_document, print_outline, talk
 from mountcr.errors import GoneError, PrivilegeError
 from mountcr.model import Container, Finding
 from mountcr.observation import observe
+from mountcr.operations.unpacking import opened_archive
 from mountcr.paths import KPath
 from mountcr.planning.planner import make_plan
 from mountcr.planning.records import External
 from mountcr.record import Record
+from mountcr.render.archive import outline_archive
 from mountcr.render.bundle import outline_bundle
 from mountcr.render.containers import outline_container
 from mountcr.render.text import printable
@@ -40,6 +42,8 @@ class InspectDocument(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 def run(arguments: argparse.Namespace) -> int:
     """Print all that is recorded of a container, compared with what is mounted."""
+    if is_foreign(arguments.reference):
+        return _show_checkpoint(arguments)
     if is_archive(arguments.reference):
         return _show_bundle(arguments)
     container = container_of(arguments)
@@ -96,6 +100,15 @@ def _show_bundle(arguments: argparse.Namespace) -> int:
         print_document(document)
     else:
         print_outline(outline_bundle(bundle, document.digest, signed=document.signed))
+    return 0
+
+
+def _show_checkpoint(arguments: argparse.Namespace) -> int:
+    with opened_archive(arguments.reference, contents=False) as (_, checkpoint):
+        if arguments.json:
+            print_document(checkpoint)
+        else:
+            print_outline(outline_archive(checkpoint))
     return 0
 
 

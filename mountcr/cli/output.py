@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mountcr.render.text import printable
+
 if TYPE_CHECKING:
     from mountcr.render.outline import Outline
     from mountcr.render.table import Table
 
 __all__ = [
+    "note",
     "print_document",
     "print_outline",
     "print_table",
@@ -98,6 +101,11 @@ def _replace(path: str, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def note(line: str) -> None:
+    """Say what is to be known beside the result; it may come from an archive of anybody."""
+    talk(printable(f"note: {line}"))
 
 
 def talk(line: str) -> None:

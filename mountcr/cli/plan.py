@@ -16,7 +16,7 @@ from mountcr.cli.inputs import (
     roots_of,
     without_driver,
 )
-from mountcr.cli.output import print_document, print_outline, print_text, talk
+from mountcr.cli.output import note, print_document, print_outline, print_text, talk
 from mountcr.criu import dialects
 from mountcr.criu.dialects import Dialect
 from mountcr.criu.options import Kind
@@ -55,15 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> Plan:
     choices = choices_of(arguments)
     if arguments.purpose == "restore" and is_archive(arguments.reference):
+        from mountcr.operations.foreign_import import as_bundle
         from mountcr.operations.importing import plan_bundle
 
-        return plan_bundle(
-            arguments.reference,
-            archive_choices(arguments),
-            without_driver(choices),
-            roots=roots_of(arguments),
-            check=check_of(arguments),
-        )
+        roots = roots_of(arguments)
+        with as_bundle(arguments.reference, roots=roots, tell=note) as bundle:
+            return plan_bundle(
+                bundle,
+                archive_choices(arguments),
+                without_driver(choices),
+                roots=roots,
+                check=check_of(arguments),
+            )
     if arguments.purpose == "restore" and is_images(arguments.reference):
         from mountcr.operations.restore import plan_restore
 

@@ -13,9 +13,10 @@ from mountcr.cli.inputs import (
     choices_of,
     without_driver,
 )
-from mountcr.cli.output import print_document, print_outline
+from mountcr.cli.output import note, print_document, print_outline
 from mountcr.cli.progress import shown_progress
 from mountcr.criu.options import Kind
+from mountcr.operations.foreign_import import as_bundle
 from mountcr.operations.importing import plan_bundle
 from mountcr.operations.refusal import refuse
 from mountcr.operations.restore import plan_restore, restore
@@ -37,9 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     images = absolute(arguments.images)
     if arguments.dry_run:
         if archive:
-            plan = plan_bundle(
-                arguments.images, archive_choices(arguments), choices, check=check_of(arguments)
-            )
+            with as_bundle(arguments.images, tell=note) as bundle:
+                plan = plan_bundle(
+                    bundle, archive_choices(arguments), choices, check=check_of(arguments)
+                )
         else:
             _, plan = plan_restore(images, choices, via=arguments.via)
         if arguments.json:
@@ -50,15 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     with shown_progress("copying") as progress:
         if archive:
-            _, result = restore_bundle(
-                arguments.images,
-                archive_choices(arguments),
-                choices,
-                check=check_of(arguments),
-                stdio=arguments.stdio,
-                via=arguments.via,
-                progress=progress,
-            )
+            with as_bundle(arguments.images, tell=note) as bundle:
+                _, result = restore_bundle(
+                    bundle,
+                    archive_choices(arguments),
+                    choices,
+                    check=check_of(arguments),
+                    stdio=arguments.stdio,
+                    via=arguments.via,
+                    progress=progress,
+                )
         else:
             result = restore(
                 images, choices, stdio=arguments.stdio, via=arguments.via, progress=progress

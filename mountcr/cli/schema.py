@@ -19,6 +19,7 @@ __all__ = ["documents", "run"]
 def documents() -> dict[str, type[msgspec.Struct]]:
     """Give the type of every document by its name."""
     from mountcr.bundle.document import Bundle
+    from mountcr.bundle.foreign import ForeignCheckpoint
     from mountcr.cli.inspect import BundleDocument, InspectDocument
     from mountcr.hosts.compatibility import CompatDocument
     from mountcr.hosts.records import DoctorDocument
@@ -28,6 +29,7 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.operations.convert import ConvertResult
     from mountcr.operations.dump import DumpResult
     from mountcr.operations.exporting import ExportResult
+    from mountcr.operations.foreign_import import ConvertedArchive
     from mountcr.operations.images import ImagesResult
     from mountcr.operations.importing import ImportResult
     from mountcr.operations.rebuild import RebuildResult
@@ -40,9 +42,11 @@ def documents() -> dict[str, type[msgspec.Struct]]:
     from mountcr.rootfs.fingerprint import Fingerprint
 
     return {
+        "archive": ForeignCheckpoint,
         "bundle": Bundle,
         "compat": CompatDocument,
         "convert": ConvertResult,
+        "convert-archive": ConvertedArchive,
         "cleanup": CleanupResult,
         "doctor": DoctorDocument,
         "dump": DumpResult,

@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mountcr.bundle.names import is_archive
-from mountcr.cli.inputs import absolute, check_of
-from mountcr.cli.output import print_document, talk
+from mountcr.cli.inputs import absolute, check_of, is_foreign, roots_of
+from mountcr.cli.output import note, print_document
+from mountcr.operations.foreign_verify import verify_foreign
 from mountcr.operations.verify import verify, verify_bundle
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ __all__ = ["run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is not as it was at the dump; 5 when there is something."""
-    if is_archive(arguments.images):
+    if is_foreign(arguments.images):
+        result = verify_foreign(arguments.images, roots=roots_of(arguments), quick=arguments.quick)
+    elif is_archive(arguments.images):
         check = check_of(arguments)
         result = verify_bundle(arguments.images, check=check, quick=arguments.quick)
     else:
@@ -28,6 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for difference in result.differences:
             print(f"{difference.path}: {difference.what}")
-    for note in result.notes:
-        talk(f"note: {note}")
+    for line in result.notes:
+        note(line)
     return 5 if result.differences else 0

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -21,8 +22,9 @@ import msgspec
 from mountcr import __version__, paths
 from mountcr import manifest as manifests
 from mountcr.bundle.document import Bundle, Carried, to_json
-from mountcr.bundle.names import IMAGES, STANDARD
+from mountcr.bundle.names import FOREIGN, IMAGES, STANDARD
 from mountcr.bundle.writer import (
+    Part,
     measure,
     write_parts,
 )
@@ -35,8 +37,9 @@ from mountcr.model import Record
 from mountcr.observation.storedlayers import base_layer, known_layers
 from mountcr.operations import snapshot
 from mountcr.operations.dump import dump
+from mountcr.operations.engine_records import engine_records
 from mountcr.operations.leftovers import recorded
-from mountcr.operations.packing import check_output, discard, put, scratch_directory
+from mountcr.operations.packing import check_output, discard, put, scratch_directory, write_bytes
 from mountcr.operations.parts import parts_of
 from mountcr.paths import KPath, decode
 from mountcr.planning.bundling import LayerMode, plan_contents
@@ -254,8 +257,15 @@ class _Export:
         """Write the bundle, whole or not at all."""
         left_out: list[KPath] = []
         with contextlib.ExitStack() as held:
-            parts = parts_of(
-                contents, images, changed, left_out=left_out, held=held, progress=self._progress
+            kept = engine_records(manifest.facts, self._roots)
+            parts = (
+                *(
+                    Part(f"{FOREIGN}/{name}", partial(write_bytes, content))
+                    for name, content in kept.items()
+                ),
+                *parts_of(
+                    contents, images, changed, left_out=left_out, held=held, progress=self._progress
+                ),
             )
             measured = [measure(each) for each in parts]
             return self._write(manifest, contents, measured, left_out)

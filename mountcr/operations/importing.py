@@ -18,7 +18,7 @@ import msgspec
 from mountcr import manifest as manifests
 from mountcr import paths
 from mountcr.bundle.members import shown
-from mountcr.bundle.names import IMAGES, LAYERS, MOUNTS, UPPER
+from mountcr.bundle.names import FOREIGN, IMAGES, LAYERS, MOUNTS, UPPER
 from mountcr.bundle.reader import opened
 from mountcr.driver import get_driver
 from mountcr.errors import MountcrError, PrivilegeError, RefusedError, UsageError
@@ -78,7 +78,7 @@ _UNPACKED: Final = "unpacked"
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
-_DIRECTORIES: Final = frozenset({IMAGES, MOUNTS, LAYERS})
+_DIRECTORIES: Final = frozenset({IMAGES, MOUNTS, LAYERS, FOREIGN})
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -265,7 +265,7 @@ class _Import:
     def _unpack(self, at: int) -> None:
         """Write the members that are needed below a directory, each where it is looked for."""
         wanted = self._wanted()
-        for name in (IMAGES, MOUNTS, _UNPACKED):
+        for name in (IMAGES, MOUNTS, FOREIGN, _UNPACKED):
             os.mkdir(name, 0o700, dir_fd=at)
         for name in (MOUNTS, LAYERS):
             os.mkdir(f"{_UNPACKED}/{name}", 0o700, dir_fd=at)

@@ -33,6 +33,8 @@ __all__ = [
     "discard",
     "put",
     "scratch_directory",
+    "write_bytes",
+    "write_file",
 ]
 
 _PIECE: Final = 1 << 20
@@ -139,3 +141,16 @@ class _Added:
     def add(self, name: str, size: int, write: Callable[[Output], None]) -> None:
         self._sink.add(name, size, write)
         self.size += size
+
+
+def write_bytes(data: bytes, file: Output) -> None:
+    """Write some bytes."""
+    file.write(data)
+
+
+def write_file(path: bytes, file: Output) -> None:
+    """Write what a file holds, which is no symbolic link."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags), "rb", buffering=0) as source:
+        while data := source.read(_PIECE):
+            file.write(data)

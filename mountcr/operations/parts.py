@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Entry
 
-__all__ = ["parts_of"]
+__all__ = ["image_parts", "parts_of"]
 
 _PIECE: Final = 1 << 20
 
@@ -51,13 +51,13 @@ def parts_of(
     is added to `left_out`. What is opened for the parts is open until `held` is closed; `progress`
     hears of what is written, not of what is measured before. Raises OSError, RefusedError.
     """
-    yield from _image_parts(images, changed, contents=False)
+    yield from image_parts(images, changed, contents=False)
     yield from _mount_parts(contents, held, progress)
-    yield from _image_parts(images, changed, contents=True)
+    yield from image_parts(images, changed, contents=True)
     yield from _layer_parts(contents, left_out, held, progress)
 
 
-def _image_parts(images: KPath, changed: Mapping[str, bytes], *, contents: bool) -> Iterator[Part]:
+def image_parts(images: KPath, changed: Mapping[str, bytes], *, contents: bool) -> Iterator[Part]:
     """Give CRIU's images: those that hold contents of memory and files, or the others."""
     directory = decode(images)
     for name in sorted(os.listdir(os.fsdecode(directory))):

@@ -42,6 +42,7 @@ from mountcr.operations.restored import compare, is_announced
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices, new_upper
 from mountcr.planning.planner import make_plan, needed_mountpoints
+from mountcr.planning.requests import lying
 from mountcr.planning.steps import split_preparation
 from mountcr.planning.unions import show_unions
 from mountcr.planning.whereabouts import Whereabouts
@@ -153,7 +154,7 @@ def _target(manifest: Manifest, choices: Choices, host: Host) -> Target:
     inside = [
         path for external, path, _ in needed_mountpoints(graph, first.externals) if external is None
     ]
-    where = Whereabouts(graph, first.externals, RESTORE_ROOT)
+    where = Whereabouts(graph, lying(facts, first.externals), RESTORE_ROOT)
     origin = first.rootfs.origin
     upper = new_upper(choices, facts.container.id, origin)
     return observe_target(

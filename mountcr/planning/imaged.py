@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mountcr import paths
 from mountcr.paths import KPath
 from mountcr.planning.cgroups import source_of
 from mountcr.planning.records import External
@@ -32,7 +33,8 @@ def imaged_externals(
     """
     Give the externals that images name, in the order of the mount table.
 
-    `host` is the one of the restore, `moved` CRIU's `--cgroup-root` there.
+    `host` is the one of the restore, `moved` CRIU's `--cgroup-root` there. As long as no mounts of
+    it are known, hierarchies are taken to be where the container had them.
     """
     recorded = _recorded(facts.container)
     found: list[External] = []
@@ -41,6 +43,8 @@ def imaged_externals(
             continue
         if mount.fstype in _CGROUPS:
             source = source_of(mount, facts, host, moved)
+            if not host.mounts:
+                source = paths.join(mount.mountpoint, mount.root)
         elif mount.external == _MASK:
             source = KPath(_MASK)
         else:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mountcr.planning.choices import Choices
     from mountcr.planning.records import External
 
-__all__ = ["answered", "made_sources", "request_steps"]
+__all__ = ["answered", "lying", "made_sources", "request_steps"]
 
 _DEVICES: Final = frozenset(
     KPath(f"/dev/{name}") for name in ("null", "zero", "full", "random", "urandom", "tty")
@@ -78,6 +78,21 @@ def _brought(facts: Facts, external: External) -> KPath | None:
     return facts.imported.sources.get(external.mountpoint) if facts.imported else None
 
 
+def lying(facts: Facts, externals: Iterable[External]) -> tuple[External, ...]:
+    """
+    Give externals with the sources at which their content can be looked at before a restore.
+
+    What came in a bundle for a tmpfs lies on the disk until it is copied into one.
+    """
+    made = dict(made_sources(facts, externals))
+    return tuple(
+        msgspec.structs.replace(each, source=_brought(facts, each) or each.source)
+        if each in made
+        else each
+        for each in externals
+    )
+
+
 def _is_allowed(external: External, wanted: KPath, choices: Choices) -> bool:
     if external.fstype in _KERNELS:
         return True
@@ -110,7 +125,7 @@ def request_steps(facts: Facts, externals: Iterable[External]) -> Iterator[Step]
     for external, source in made_sources(facts, externals):
         because = f"{external.mountpoint} comes from what is made for it"
         yield Directory(path=made, because=because)
-        if external.type is not InodeType.DIRECTORY:
+        if external.type not in {InodeType.DIRECTORY, None}:
             name = KPath(f"/{paths.name(source)}")
             yield Mountpoint(root=made, path=name, type=InodeType.FILE, because=because)
             continue

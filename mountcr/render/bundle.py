@@ -23,7 +23,8 @@ def outline_bundle(bundle: Bundle, digest: str, *, signed: bool) -> Outline:
     name = f" ({container.name})" if container.name and container.name != container.id else ""
     top = Outline(printable(f"bundle of {container.engine}:{container.id}{name}"))
     top.add(f"digest {digest}{', signed' if signed else ''}")
-    top.add(printable(f"dumped {bundle.dump.created} on Linux {bundle.kernel}, CRIU {bundle.criu}"))
+    where = f" on Linux {bundle.kernel}, CRIU {bundle.criu}" if bundle.kernel else ""
+    top.add(printable(f"dumped {bundle.dump.created}{where}"))
     if container.image:
         top.add(printable(f"image {container.image}"))
     sizes = {each.name: each.size for each in bundle.members}

@@ -14,11 +14,12 @@ from mountcr.bundle.foreign import read_checkpoint
 from mountcr.bundle.foreign.dumped import facts_of, manifest_of
 from mountcr.criu.options import CgroupMode
 from mountcr.graph.rebound import without_times
-from mountcr.model import Container, Facts, FileKind, Host, InodeType, Severity
+from mountcr.model import Container, Facts, FileKind, Host, Imported, InodeType, Severity
 from mountcr.observation.images import observe_images
 from mountcr.paths import KPath, encode
 from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
+from mountcr.planning.requests import lying
 from mountcr.resolution.files import resolve
 from mountcr.stack import Stack
 from mountcr.target import Target
@@ -138,3 +139,17 @@ def test_times_of_access_are_left_out_at_chosen_mountpoints(facts: Facts) -> Non
     assert options[KPath("/etc/hosts")] == "rw"
     assert "relatime" in options[KPath("/proc")]
     assert before == after
+
+
+def test_what_came_for_a_tmpfs_is_looked_at_where_it_lies(facts: Facts) -> None:
+    """It is copied into memory by the restore, so that until then its files are on the disk."""
+    shm = KPath("/dev/shm")
+    stack = Stack(driver="overlay", lowers=(KPath("/l"),), upper=KPath("/u"), work=KPath("/w"))
+    imported = Imported(at=KPath("/at"), stack=stack, sources={shm: KPath("/at/mounts/1")})
+    facts = msgspec.structs.replace(facts, imported=imported)
+    externals = make_plan(facts, Choices(create_missing=True)).externals
+    made = {each.mountpoint: each.source for each in externals}
+    assert str(made[shm]).startswith("/at/made/")
+    found = {each.mountpoint: each.source for each in lying(facts, externals)}
+    assert found[shm] == "/at/mounts/1"
+    assert {place for place in made if found[place] != made[place]} == {shm}

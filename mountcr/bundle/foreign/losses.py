@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from mountcr.rootfs.view import View
     from mountcr.stack import Stack
 
-__all__ = ["find_losses"]
+__all__ = ["ENGINES", "find_losses"]
 
-_ENGINES: Final = frozenset(
+ENGINES: Final = frozenset(
     {
         "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/mtab", "/proc", "/run",
         "/run/notify", "/run/.containerenv", "/run/secrets", "/sys",
@@ -85,7 +85,7 @@ def _is_engines(change: Change) -> bool:
         inode = change.inode
         return inode is not None and (inode.mode, inode.uid, inode.gid) == (_ROOT_MODE, 0, 0)
     same = change.kind is Kind.SAME and not change.opaque
-    return same or change.path in _ENGINES
+    return same or change.path in ENGINES
 
 
 class _Archived:

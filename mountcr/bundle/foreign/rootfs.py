@@ -21,10 +21,11 @@ from mountcr.rootfs.dialect import Listing, Marked, get_dialect
 from mountcr.rootfs.tar import TarTree
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from mountcr.bundle.foreign.checkpoint import RootfsDiff
     from mountcr.bundle.foreign.unpacked import Unpacked
+    from mountcr.model import InodeType
     from mountcr.paths import KPath
     from mountcr.rootfs.dialect import Entry, Layer
     from mountcr.rootfs.tree import Tree
@@ -50,7 +51,9 @@ class DiffLayer:
     def listing(self, path: bytes) -> Listing:
         """Say what the layer has and removes in a directory."""
         inode = self.tree.inode(path)
-        names = self.tree.entries(path) if inode is not None and inode.is_directory else {}
+        names: Mapping[bytes, InodeType] = {}
+        if inode is not None and inode.is_directory:
+            names = self.tree.entries(path)
         passed = self._passed.get(path, set()) - names.keys()
         return Listing(names, frozenset(self._removed.get(path, ())), frozenset(passed))
 

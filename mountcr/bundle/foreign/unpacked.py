@@ -20,6 +20,8 @@ from mountcr.kernel.beneath import open_beneath
 from mountcr.paths import decode, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mountcr.paths import KPath
 
 __all__ = ["MOST", "Unpacked", "container_path", "plain_name"]
@@ -39,16 +41,23 @@ class Unpacked:
     """
     The members of an archive below a directory; `archive` is what errors call it.
 
-    The directory is opened for each question, so that nothing has to be closed.
+    The directory is opened for each question, so that nothing has to be closed. `left_out` are
+    regular files of the archive that were not unpacked, with their sizes.
     """
 
-    def __init__(self, directory: KPath, archive: KPath | None = None) -> None:
+    def __init__(
+        self,
+        directory: KPath,
+        archive: KPath | None = None,
+        left_out: Mapping[str, int] | None = None,
+    ) -> None:
         self.directory = directory
         self.archive = archive or directory
+        self._left_out = left_out or {}
 
     def has(self, member: str) -> bool:
         """Tell whether there is a regular file or directory of that name."""
-        return self._type(member) is not None
+        return member in self._left_out or self._type(member) is not None
 
     def is_directory(self, member: str) -> bool:
         """Tell whether there is a directory of that name."""
@@ -57,6 +66,8 @@ class Unpacked:
 
     def size(self, member: str) -> int:
         """Give the bytes of a regular file. Raises DocumentError where there is none."""
+        if member in self._left_out:
+            return self._left_out[member]
         fd = self.open(member)
         try:
             return os.fstat(fd).st_size
