@@ -17,6 +17,13 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from live.archives import (
+    ForPodman,
+    FromContainerd,
+    FromContainerdsCri,
+    FromCrio,
+    FromPodman,
+)
 from live.containerd import Containerd
 from live.docker import Docker, DockerCr
 from live.images import KEEPS_NAMES
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
     from live.engine import Engine
     from live.ground import Ground
+    from live.round_trip import Trip
 
 __all__ = ["VARIANTS", "Variant", "main"]
 
@@ -47,13 +55,15 @@ class Variant(NamedTuple):
     An engine with a storage driver.
 
     `kind` says what is missing, `make` makes one; a container that is to be `refused` cannot be
-    dumped. One that comes back `through` its engine does so while that is up.
+    dumped. One that comes back `through` its engine does so while that is up. `trip` is where it
+    goes, if not the way of all others.
     """
 
     kind: type[Engine]
     make: Callable[[Ground], Engine]
     refused: bool = False
     through: bool = False
+    trip: type[Trip] | None = None
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -87,6 +97,15 @@ VARIANTS: Mapping[str, Variant] = {
     "runc-tidied": Variant(Runc, partial(Runc, tidied=True)),
     "crun-overlay": Variant(Crun, Crun),
     "crun-tidied": Variant(Crun, partial(Crun, tidied=True)),
+    "archive-of-podman": Variant(Podman, partial(Podman, driver="overlay"), trip=FromPodman),
+    "archive-for-podman": Variant(Podman, partial(Podman, driver="overlay"), trip=ForPodman),
+    "archive-of-crio": Variant(Podman, partial(Podman, driver="overlay"), trip=FromCrio),
+    "archive-of-containerds-cri": Variant(
+        Podman, partial(Podman, driver="overlay"), trip=FromContainerdsCri
+    ),
+    "archive-of-containerd": Variant(
+        Containerd, partial(Containerd, snapshotter="overlayfs"), trip=FromContainerd
+    ),
 }
 """
 The tidied ones are those whose engine leaves a dead container mounted, when a person has removed
@@ -110,7 +129,7 @@ def main(words: list[str] | None = None) -> int:
     demanded = {"engines", "all"} & {*os.environ.get("MOUNTCR_REQUIRE", "").split(",")}
     outcomes: list[Outcome] = []
     for variant in options.only:
-        kind, make, refused, through = VARIANTS[variant]
+        kind, make, refused, through, trip = VARIANTS[variant]
         needed = [program for word, program in _NEEDED.items() if word in variant]
         if reason := kind.missing(*needed):
             outcome = Outcome(variant, skipped="" if demanded else reason)
@@ -124,6 +143,7 @@ def main(words: list[str] | None = None) -> int:
                 through=through,
                 by_name=through or not options.by_pid,
                 keep=options.keep,
+                kind=trip,
             )
         outcomes.append(outcome)
         _say(f"{variant}: {outcome.verdict}")

@@ -133,6 +133,19 @@ class Containerd(Engine):
         self._ctr("task", "kill", "--signal", "SIGKILL", running.name)
         wait(lambda: self.status(running) == "STOPPED", "the task to stop")
 
+    def execute(self, running: Running, text: str) -> None:
+        """Run a script in a container."""
+        shell = ("/bin/busybox", "sh", "-c", text)
+        self._ctr("task", "exec", "--exec-id", "script", running.name, *shell)
+
+    def checkpoint(self, running: Running, archive: Path) -> None:
+        """Make a checkpoint image of a container, end it, and export the image."""
+        name = "localhost/mountcr-checkpoint:1"
+        self._ctr("container", "checkpoint", "--rw", "--task", running.name, name)
+        self.ground.end(running.pid)
+        # without these it takes the parts of the image for manifests
+        self._ctr("image", "export", "--skip-manifest-json", "--all-platforms", archive, name)
+
     def says(self, running: Running) -> str:
         """Run a program by ctr task exec."""
         return self._ctr("task", "exec", "--exec-id", "says", running.name, *SAYING)

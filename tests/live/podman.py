@@ -147,6 +147,26 @@ class Podman(Engine):
         """Stop it, which takes its root apart."""
         self._podman("stop", "--time", "0", running.name)
 
+    def execute(self, running: Running, text: str) -> None:
+        """Run a script in a container."""
+        self._podman("exec", running.name, "/bin/busybox", "sh", "-c", text)
+
+    def checkpoint(self, running: Running, archive: Path) -> None:
+        """Write a checkpoint of a container, which ends it."""
+        self._podman("container", "checkpoint", running.name, "--export", archive)
+
+    def forget(self, running: Running) -> None:
+        """Remove a container."""
+        self._podman("rm", "--force", "--time", "0", running.name)
+
+    def restored(self, running: Running, archive: Path) -> int:
+        """Restore a container from an archive; give the pid of its root task."""
+        self._podman("container", "restore", "--import", archive)
+        pid = int(self._ask(running.name, ".State.Pid"))
+        self.ground.remember(pid)
+        self.ground.remember(int(self._ask(running.name, ".State.ConmonPid")))
+        return pid
+
     def says(self, running: Running) -> str:
         """Run a program by podman exec."""
         return self._podman("exec", running.name, *SAYING)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from live.engine import Engine, Reference, Running
 
-__all__ = ["STEPS", "Outcome", "round_trip"]
+__all__ = ["STEPS", "Outcome", "Trip", "count", "holds", "root_of", "round_trip", "same"]
 
 STEPS = ("run", "layers", "plan", "dump", "plan down", "rebuild", "restore")
 
@@ -121,18 +121,21 @@ def round_trip(
     through: bool = False,
     by_name: bool = True,
     keep: bool = False,
+    kind: type[Trip] | None = None,
 ) -> Outcome:
     """
     Take a container of an engine through everything; nothing of it is left, but what is kept.
 
     One that is to be `refused` must be so by the plan and the dump, and has to go on. One that
     comes back `through` its engine is the engine's again. mountcr is told its pid, or its name.
+    Another `kind` of trip has steps of its own by the same names.
     """
     outcome = Outcome(variant)
     started = time.monotonic()
     ground = Ground()
     try:
-        trip = _Trip(outcome, make(ground), ground, refused=refused, through=through)
+        make_trip = kind or Trip
+        trip = make_trip(outcome, make(ground), ground, refused=refused, through=through)
         trip.go(by_name=by_name)
     finally:
         left = ground.close(keep=keep)
@@ -144,7 +147,9 @@ def round_trip(
     return outcome
 
 
-class _Trip:
+class Trip:
+    """One container on its way; `go` takes it there."""
+
     def __init__(
         self, outcome: Outcome, engine: Engine, ground: Ground, *, refused: bool, through: bool
     ) -> None:
@@ -162,7 +167,7 @@ class _Trip:
             self.engine.start()
             self.outcome.version = self.engine.version()
             started.append(self.engine.run("mountcr-live"))
-            _holds(_root(started[0].pid))
+            holds(root_of(started[0].pid))
         if "run" in self.outcome.failed:
             return
         (running,) = started
@@ -215,8 +220,8 @@ class _Trip:
         if status != _REFUSED:
             lines = (f"exit status {status}, it was to be refused", complaint, *self._logs(0))
             raise Trouble("\n".join(lines))
-        before = _count(_root(running.pid))
-        wait(lambda: _count(_root(running.pid)) > before, "the counter to go on")
+        before = count(root_of(running.pid))
+        wait(lambda: count(root_of(running.pid)) > before, "the counter to go on")
 
     def _is_listed(self, running: Running, reference: Reference) -> None:
         """Claim that the dead container is on the list of its engine, and what it is made of."""
@@ -241,9 +246,9 @@ class _Trip:
             words.append("--ro")
         self._mountcr(*words)
         try:
-            self.outcome.before = _count(at)
+            self.outcome.before = count(at)
             _is_image(at)
-            _same((at / "app/before").read_text(), HELD["/app/before"], "/app/before")
+            same((at / "app/before").read_text(), HELD["/app/before"], "/app/before")
         finally:
             self._mountcr("umount", at)
         if left := sorted({*mounts_of(self.ground.top)} - {*before}):
@@ -271,7 +276,7 @@ class _Trip:
     def _by_script(self, running: Running) -> _Restored:
         """Restore by the name of a container, with docker-cr, which writes the pid into a file."""
         said = self._mountcr("docker-cr", "-r", running.name)
-        _same(said, "restore successful\n", "what docker-cr says")
+        same(said, "restore successful\n", "what docker-cr says")
         return _Restored(
             int((self.images / "restore.pid").read_text()), announced=True, differences=[]
         )
@@ -292,7 +297,7 @@ class _Trip:
         self._goes_on(restored.pid)
         if restored.differences:
             raise Trouble(f"differs: {restored.differences}")
-        _same(self.engine.says(running), "here\n", "what a program in it says")
+        same(self.engine.says(running), "here\n", "what a program in it says")
         self.engine.stop(running)
         if runs(restored.pid):
             raise Trouble("its engine has stopped it, and it runs")
@@ -302,14 +307,14 @@ class _Trip:
 
     def _goes_on(self, pid: int) -> None:
         """Claim that it counts on without a gap, and that all it wrote is there."""
-        root = _root(pid)
+        root = root_of(pid)
         before = self.outcome.before
-        wait(lambda: _count(root) > before + 2, f"the counter to go on from {before}")
-        self.outcome.after = _count(root)
+        wait(lambda: count(root) > before + 2, f"the counter to go on from {before}")
+        self.outcome.after = count(root)
         lines = (root / LOG.lstrip("/")).read_text().split()
         if lines != [str(number + 1) for number in range(len(lines))]:
             raise Trouble(f"{LOG} has a gap: {' '.join(lines)}")
-        _holds(root)
+        holds(root)
 
     # The command line
 
@@ -367,34 +372,34 @@ class _Trip:
         return lines
 
 
-def _root(pid: int) -> Path:
+def root_of(pid: int) -> Path:
     """Give the root of a process, whatever mount namespace it is in."""
     return Path(f"/proc/{pid}/root")
 
 
-def _count(root: Path) -> int:
+def count(root: Path) -> int:
     """Read how far the counter is, below a root."""
     lines = (root / LOG.lstrip("/")).read_text().split()
     return int(lines[-1]) if lines else 0
 
 
-def _holds(root: Path) -> None:
+def holds(root: Path) -> None:
     """Claim that below the root of a process all is there that it wrote, and the image."""
     for path, content in HELD.items():
         inside = root / path.lstrip("/")
         if path.startswith("/dev/shm/") and not inside.parent.is_dir():
             continue
-        _same(inside.read_text(), content, path)
+        same(inside.read_text(), content, path)
     _is_image(root)
 
 
 def _is_image(root: Path) -> None:
     for path, content in FINAL.items():
-        _same((root / path.lstrip("/")).read_text(), content, path)
+        same((root / path.lstrip("/")).read_text(), content, path)
     if (root / REMOVED.lstrip("/")).exists():
         raise Trouble(f"{REMOVED} is there, which a layer removed")
 
 
-def _same(found: str, wanted: str, path: str) -> None:
+def same(found: str, wanted: str, path: str) -> None:
     if found != wanted:
         raise Trouble(f"{path} is {found!r} and was {wanted!r}")
