@@ -201,6 +201,11 @@ class _Conversion:
         manifest = manifest_of(self._checkpoint, self._images, stack=stack)
         if self._checkpoint.rootfs is None:
             self.notes.append("the archive has nothing of what the container changed of its image")
+        if "net" in self._checkpoint.joined:
+            self.notes.append(
+                "its network was made before it, and is not in the archive: restore it with --net "
+                "PATH, or it has loopback alone"
+            )
         if self._checkpoint.terminal:
             self.notes.append(
                 "the container had a terminal of its engine, which only its engine can give back"

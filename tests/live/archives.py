@@ -13,6 +13,7 @@ formats of a checkpoint of podman, which left it to the same runtime.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -246,12 +247,13 @@ class _Made(_ArchiveTrip):
         """Make what a pod has for a container, and name it for mountcr."""
         top = self.ground.top / "pod"
         top.mkdir()
-        for name in ("hosts", "hostname", "containerenv"):
+        for name in ("hosts", "hostname", "resolv.conf", "containerenv"):
             (top / name).write_text("of the pod\n")
         (top / "shm").mkdir()
         (top / "shm/before").write_text("written to the shared memory\n")
         pairs = {
             "/etc/hosts": "hosts", "/etc/hostname": "hostname",
+            "/etc/resolv.conf": "resolv.conf",
             "/run/.containerenv": "containerenv", "/dev/shm": "shm",
         }  # fmt: skip
         words = [("--bind", f"{place}={top / name}") for place, name in pairs.items()]
@@ -290,9 +292,25 @@ class _Made(_ArchiveTrip):
 
 
 class FromCrio(_Made):
-    """An archive in the format of CRI-O, which is that of the kubelet's checkpoints."""
+    """
+    An archive in the format of CRI-O, which is that of the kubelet's checkpoints.
+
+    The network namespace is made before the container, as that of a pod.
+    """
 
     format = "cri-o"
+
+    def go(self, *, by_name: bool) -> None:
+        """Go with a network namespace, which comes back with loopback alone."""
+        podman = self.engine
+        assert isinstance(podman, Podman)
+        name = f"mountcr-live-{os.getpid()}"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            podman.network = f"ns:/run/netns/{name}"
+            super().go(by_name=by_name)
+        finally:
+            subprocess.run(["ip", "netns", "delete", name], check=True)
 
     def complete(self, top: Path, config: dict[str, Any]) -> None:  # noqa: ARG002
         """Add `bind.mounts` and the log."""

@@ -58,6 +58,7 @@ class Podman(Engine):
 
     def __init__(self, ground: Ground, driver: str, *, environment: tuple[str, ...] = ()) -> None:
         super().__init__(ground)
+        self.network = "none"
         self._words = [word for each in environment for word in ("--env", each)]
         top = ground.top
         storage = _STORAGE.format(driver="vfs" if driver == "vfs" else "overlay", top=top)
@@ -111,7 +112,7 @@ class Podman(Engine):
 
     def run(self, name: str) -> Running:
         """Start a container whose end is watched by conmon."""
-        words = ("--network", "none", "--cgroups", "enabled", "--log-driver", "k8s-file")
+        words = ("--network", self.network, "--cgroups", "enabled", "--log-driver", "k8s-file")
         mounts = ("--volume", f"{self.volume}:/data/vol", "--tmpfs", "/scratch")
         self._podman("run", "--detach", "--name", name, *words, *mounts, *self._words, NAME)
         found = {

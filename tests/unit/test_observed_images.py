@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from archives import PODMAN, unpacked
+from archives import PODMAN, copied, edited, unpacked
 from mountcr import mountinfo
 from mountcr.bundle.foreign import read_checkpoint
 from mountcr.bundle.foreign.dumped import facts_of, manifest_of
@@ -153,3 +153,21 @@ def test_what_came_for_a_tmpfs_is_looked_at_where_it_lies(facts: Facts) -> None:
     found = {each.mountpoint: each.source for each in lying(facts, externals)}
     assert found[shm] == "/at/mounts/1"
     assert {place for place in made if found[place] != made[place]} == {shm}
+
+
+def test_a_network_that_was_made_before_is_given_to_criu(tmp_path: Path) -> None:
+    """It is external in the images, by the key of the runtimes, and comes back or is given."""
+    top = copied(PODMAN, tmp_path / "podman")
+    namespaces = [{"type": "network", "path": "/run/netns/pod"}, {"type": "mount"}]
+    edited(top / "spec.dump", {"linux.namespaces": namespaces})
+    checkpoint = read_checkpoint(unpacked(top))
+    assert checkpoint.joined == {"net": "/run/netns/pod"}
+    found = facts_of(checkpoint, encode(str(top / "checkpoint")))
+    assert found.network is not None
+    assert not found.network.beyond_loopback
+    given = make_plan(found, Choices(net="/run/netns/other")).criu.restore_options.inherit_fds
+    assert "extRootNetNS" in [key for _, key in given]
+    assert (
+        facts_of(read_checkpoint(unpacked(PODMAN)), encode(str(PODMAN / "checkpoint"))).network
+        is None
+    )

@@ -111,7 +111,8 @@ class ForeignCheckpoint(Record, frozen=True, kw_only=True, omit_defaults=False):
     them if `images_in_tar`. `parent` is that of an earlier dump which these are a difference to.
     `shm` is the member with the content of /dev/shm, `log` what the container has printed,
     `network` the status of its networks. `standard_streams` are the links of descriptors 0 to 2 of
-    the root task, `terminal` tells that it had one. `versions` are those that the archive names.
+    the root task, `terminal` tells that it had one. `joined` are the paths of namespaces that were
+    made before it, by the names below /proc/<pid>/ns. `versions` are those that the archive names.
     Members are paths in the archive.
     """
 
@@ -141,5 +142,6 @@ class ForeignCheckpoint(Record, frozen=True, kw_only=True, omit_defaults=False):
     cgroup: KPath | None = None
     standard_streams: tuple[str, ...] = ()
     terminal: bool = False
+    joined: dict[str, KPath] = {}
     versions: dict[str, str] = {}
     dropped: tuple[Dropped, ...] = ()

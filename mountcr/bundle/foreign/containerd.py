@@ -29,7 +29,7 @@ from mountcr.bundle.foreign.checkpoint import (
     ImageLayer,
     RootfsDiff,
 )
-from mountcr.bundle.foreign.spec import Spec, dropped, requested_binds
+from mountcr.bundle.foreign.spec import Spec, dropped, joined, requested_binds
 from mountcr.bundle.foreign.unpacked import plain_name
 from mountcr.engines.containerd.wire import unwrap
 from mountcr.paths import KPath, encode
@@ -170,6 +170,7 @@ def read_cri(archive: Unpacked) -> ForeignCheckpoint:
         cgroup=encode(spec.linux.cgroups_path) if spec.linux else None,
         standard_streams=podman.standard_streams(archive),
         terminal=spec.terminal,
+        joined=joined(spec),
         versions={"oci": spec.oci_version} if spec.oci_version else {},
         dropped=tuple(dropped(spec, f"{podman.SPEC}: ")),
     )
@@ -219,6 +220,7 @@ def read_image(archive: Unpacked) -> ForeignCheckpoint:
         binds=requested_binds(spec, lambda what: archive.wrong(_CONFIG, what)),
         cgroup=encode(cgroup) if cgroup else None,
         terminal=spec.terminal,
+        joined=joined(spec),
         versions={"oci": spec.oci_version} if spec.oci_version else {},
         dropped=tuple(dropped(spec, "config: ")),
     )

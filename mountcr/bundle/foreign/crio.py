@@ -15,7 +15,7 @@ import msgspec
 
 from mountcr.bundle.foreign import podman
 from mountcr.bundle.foreign.checkpoint import ForeignCheckpoint, Format, RequestedBind
-from mountcr.bundle.foreign.spec import Spec, dropped, requested_binds, with_types
+from mountcr.bundle.foreign.spec import Spec, dropped, joined, requested_binds, with_types
 from mountcr.bundle.foreign.unpacked import container_path, plain_name
 from mountcr.model import InodeType
 from mountcr.paths import KPath, encode
@@ -103,6 +103,7 @@ def read(archive: Unpacked) -> ForeignCheckpoint:
         cgroup=encode(spec.linux.cgroups_path) if spec.linux else None,
         standard_streams=podman.standard_streams(archive),
         terminal=spec.terminal,
+        joined=joined(spec),
         versions={"oci": spec.oci_version} if spec.oci_version else {},
         dropped=tuple(dropped(spec, f"{podman.SPEC}: ")),
     )

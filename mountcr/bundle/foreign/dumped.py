@@ -12,11 +12,14 @@ import datetime
 import os
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from mountcr.container import Container, ContainerMount
 from mountcr.criu.images import ImageSet
 from mountcr.criu.options import CgroupMode
 from mountcr.graph.tree import MountTree
 from mountcr.manifest import Manifest
+from mountcr.network import LOOPBACK, Link, Network
 from mountcr.observation.images import observe_images
 from mountcr.observation.named import named_in_images
 from mountcr.paths import KPath, decode, join
@@ -55,6 +58,7 @@ def container_of(checkpoint: ForeignCheckpoint, stack: Stack | None = None) -> C
         mounts=tuple(_mounts(checkpoint, volumes)),
         files={name: sources[path] for path, name in _FILES.items() if path in sources},
         shm=sources.get(_SHM),
+        namespace_paths=checkpoint.joined,
         cgroup=checkpoint.cgroup,
         labels=checkpoint.labels,
         provenance=(f"everything: a checkpoint archive of {checkpoint.format}",),
@@ -85,7 +89,21 @@ def facts_of(checkpoint: ForeignCheckpoint, images: KPath, *, stack: Stack | Non
     types: dict[KPath, InodeType] = {
         each.destination: each.type for each in checkpoint.binds if each.type
     }
-    return observe_images(images, container_of(checkpoint, stack), types=types)
+    facts = observe_images(images, container_of(checkpoint, stack), types=types)
+    return msgspec.structs.replace(facts, network=_network(facts))
+
+
+def _network(facts: Facts) -> Network | None:
+    """
+    Give the network namespace where it is external in the images: one that was made before.
+
+    runc and crun call it by the key that mountcr has for those too (libcontainer/criu_linux.go).
+    What is in it no archive tells, so that it comes back with loopback alone, or is given.
+    """
+    if "net" not in facts.container.namespace_paths or not facts.tasks:
+        return None
+    lo = Link(name="lo", index=1, kind=LOOPBACK, up=True)
+    return Network(id=facts.tasks[0].namespaces.get("net", 0), links=(lo,))
 
 
 def manifest_of(

@@ -22,7 +22,7 @@ from mountcr.bundle.foreign.checkpoint import (
     RootfsDiff,
     VolumeMember,
 )
-from mountcr.bundle.foreign.spec import Spec, dropped, requested_binds
+from mountcr.bundle.foreign.spec import Spec, dropped, joined, requested_binds
 from mountcr.bundle.foreign.unpacked import container_path, plain_name
 from mountcr.paths import KPath, encode
 
@@ -127,6 +127,7 @@ def read(archive: Unpacked) -> ForeignCheckpoint:
         cgroup=encode(spec.linux.cgroups_path) if spec.linux else None,
         standard_streams=standard_streams(archive),
         terminal=spec.terminal,
+        joined=joined(spec),
         versions={"oci": spec.oci_version} if spec.oci_version else {},
         dropped=(*_dropped(config), *dropped(spec, f"{SPEC}: ")),
     )

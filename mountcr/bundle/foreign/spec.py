@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mountcr.errors import DocumentError
 
-__all__ = ["Spec", "dropped", "requested_binds", "with_types"]
+__all__ = ["Spec", "dropped", "joined", "requested_binds", "with_types"]
 
 _CDI: Final = "cdi.k8s.io/"
 """What begins the annotations that ask for devices by a name of the host (CDI)."""
@@ -42,6 +42,9 @@ _FILES: Final = {
     "/dev/termination-log": InodeType.FILE,
 }
 """What engines make for every container, whatever an archive says or does not say of it."""
+
+_KINDS: Final = {"network": "net", "mount": "mnt"}
+"""What namespaces are called below /proc/<pid>/ns that a configuration calls otherwise."""
 
 _BINDS: Final = frozenset({"bind", "rbind"})
 
@@ -140,6 +143,16 @@ def _dropped(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "linux.rootfsPropagation", linux.rootfs_propagation
     if linux.seccomp and linux.seccomp.listener_path:
         yield "linux.seccomp.listenerPath", linux.seccomp.listener_path
+
+
+def joined(spec: Spec) -> dict[str, KPath]:
+    """Give the paths of the namespaces that were made before the container, by their kinds."""
+    namespaces = spec.linux.namespaces if spec.linux else None
+    return {
+        _KINDS.get(each.type, each.type): encode(each.path)
+        for each in namespaces or ()
+        if each.path
+    }
 
 
 def requested_binds(spec: Spec, wrong: Callable[[str], DocumentError]) -> tuple[RequestedBind, ...]:
