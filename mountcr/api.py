@@ -206,6 +206,7 @@ def export(
     layers: str = "missing",
     volumes: Iterable[AnyPath] = (),
     compress: str = "zstd",
+    oci: bool = False,
     roots: engines.Roots | None = None,
 ) -> ExportResult:
     """
@@ -213,12 +214,14 @@ def export(
 
     `layers` are the lower ones that go along: `none`, `missing` (those that no image has) or `all`;
     `volumes` mountpoints whose contents do; `compress` is `none`, `gzip[:LEVEL]` or `zstd[:LEVEL]`.
+    With `oci` the output is a new directory with an OCI image layout.
     Raises what `dump` raises, and UsageError, RefusedError, OSError: there is no bundle then, and
     the tasks go on. The tasks have ended afterwards, unless `choices.leave_running`.
     """
     level = parse_level(compress)
     wanted = exporting.ExportChoices(
         output=os.fsdecode(output),
+        oci=oci,
         compression=level.compression,
         level=level.number,
         layers=LayerMode(layers),

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = [
     "FOREIGN",
     "IMAGES",
     "LAYERS",
+    "LAYOUT",
     "MANIFEST",
     "MOUNTS",
     "SIGNATURE",
     "STANDARD",
     "UPPER",
+    "Selected",
     "holds_contents",
     "is_archive",
+    "is_layout",
+    "selected",
 ]
 
 STANDARD: Final = "-"
@@ -29,6 +33,9 @@ MOUNTS: Final = "mounts"
 LAYERS: Final = "layers"
 UPPER: Final = "layers/upper.tar"
 FOREIGN: Final = "foreign"
+
+LAYOUT: Final = "oci-layout"
+"""The file that an OCI image layout is told by."""
 
 
 _OTHERS: Final = ("config.dump", "index.json")
@@ -50,7 +57,7 @@ def is_archive(path: str) -> bool:
 
     Who opens it finds out what is in it: a bundle, or a checkpoint of another tool.
     """
-    if path == STANDARD:
+    if path == STANDARD or selected(path):
         return True
     if os.path.isdir(path):
         return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, *_OTHERS))
@@ -60,3 +67,29 @@ def is_archive(path: str) -> bool:
     except OSError:
         return False
     return bool(begin) and not begin.startswith(b"{")
+
+
+class Selected(NamedTuple):
+    """A layout and which image of it: its name, or its digest; empty for the only one."""
+
+    directory: str
+    image: str = ""
+
+
+def is_layout(path: str) -> bool:
+    """Tell whether a directory is an OCI image layout, of whatever images."""
+    return os.path.isfile(os.path.join(path, LAYOUT))
+
+
+def selected(path: str) -> Selected | None:
+    """
+    Read `DIR`, `DIR:NAME` or `DIR@sha256:…`; None where DIR is no layout.
+
+    What is there by the whole name is that, whatever is in the name.
+    """
+    if os.path.lexists(path):
+        return Selected(path) if is_layout(path) else None
+    for number, each in enumerate(path):
+        if each in "@:" and number and path[number + 1 :] and is_layout(path[:number]):
+            return Selected(path[:number], path[number + 1 :])
+    return None

@@ -16,9 +16,10 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from mountcr.bundle.document import Bundle, parse
+from mountcr.bundle.images import has_checkpoint, opened_layer
 from mountcr.bundle.limits import Limits
 from mountcr.bundle.members import Member, Members, is_plain, shown
-from mountcr.bundle.names import MANIFEST, SIGNATURE, STANDARD
+from mountcr.bundle.names import MANIFEST, SIGNATURE, STANDARD, selected
 from mountcr.bundle.stream import Stream
 from mountcr.errors import DocumentError, NotFoundError, RefusedError, VerificationError
 from mountcr.kernel.beneath import open_beneath
@@ -140,7 +141,8 @@ def opened(
     path: str, *, limits: Limits | None = None, count: Callable[[int], None] | None = None
 ) -> Generator[Reader]:
     """
-    Open a bundle for a block: a file, a directory, or `-` for standard input.
+    Open a bundle for a block: a file, a directory, `-` for standard input, or an OCI image layout,
+    `DIR`, `DIR:NAME` or `DIR@DIGEST` (`mountcr.bundle.images`).
 
     `count` is told how many bytes of a file were read. Raises NotFoundError where nothing is there,
     DocumentError for what is no bundle, RefusedError for an archive that breaks a rule, OSError.
@@ -152,6 +154,8 @@ def opened(
 
 def is_bundle(path: str) -> bool:
     """Tell whether an archive begins as a bundle does; raises as `opened_members` does."""
+    if (layout := selected(path)) and not has_checkpoint(layout):
+        return False
     with opened_members(path) as (_, members):
         first = next(members, None)
         return first is not None and first[0].name == MANIFEST
@@ -167,6 +171,10 @@ def opened_members(
         name = "standard input"
         yield name, iter(Members(Stream(sys.stdin.buffer, name, limits), limits))
         return
+    if layout := selected(path):
+        with opened_layer(layout) as (name, blob):
+            yield name, iter(Members(Stream(_told(blob, count), name, limits), limits))
+        return
     name = shown(path)
     try:
         found = os.stat(path)
@@ -180,8 +188,11 @@ def opened_members(
             os.close(fd)
         return
     with open(path, "rb", buffering=0) as file:
-        source = _Told(file, count) if count else file
-        yield name, iter(Members(Stream(source, name, limits), limits))
+        yield name, iter(Members(Stream(_told(file, count), name, limits), limits))
+
+
+def _told(file: Input, count: Callable[[int], None] | None) -> Input:
+    return _Told(file, count) if count else file
 
 
 class _Told:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["configure"]
 
+_BUNDLE: Final = (
+    "a bundle, - for stdin; or an OCI image layout with one, DIR, DIR:NAME or DIR@sha256:…"
+)
+
 
 def _later(name: str) -> Callable[[argparse.Namespace], int]:
     """
@@ -74,7 +78,7 @@ def _ls(subparsers: Subparsers) -> None:
 
 def _inspect(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "inspect", "say all that is recorded of a container, and by whom")
-    add_reference(parser, metavar="REF|FILE")
+    add_reference(parser, metavar="REF|FILE|LAYOUT")
     add_key(parser)
 
 
@@ -166,7 +170,7 @@ def _cleanup(subparsers: Subparsers) -> None:
 
 def _restore(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "restore", "verify, rebuild, have CRIU restore, compare the mounts")
-    parser.add_argument("images", metavar="DIR|FILE", help="images, or a bundle; - is stdin")
+    parser.add_argument("images", metavar="DIR|FILE|LAYOUT", help=f"images, or {_BUNDLE}")
     add_rootfs(parser)
     add_binds(parser)
     add_requests(parser)
@@ -201,7 +205,7 @@ def _restore(subparsers: Subparsers) -> None:
 
 def _verify(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "verify", "say what is not as it was when a container was dumped")
-    parser.add_argument("images", metavar="DIR|FILE", help="images, or a bundle; - is stdin")
+    parser.add_argument("images", metavar="DIR|FILE|LAYOUT", help=f"images, or {_BUNDLE}")
     parser.add_argument(
         "--quick", action="store_true", help="compare no contents of layers, nor of memory"
     )
@@ -213,12 +217,18 @@ def _export(subparsers: Subparsers) -> None:
     text = "dump a container into a bundle: one file that another host can restore"
     parser = _add(subparsers, "export", text)
     add_reference(parser, metavar="REF|DIR")
-    parser.add_argument(
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument(
         "-o",
         "--output",
         metavar="FILE",
-        required=True,
         help="the bundle, - for stdout; with a slash at its end a directory",
+    )
+    output.add_argument(
+        "--oci",
+        metavar="DIR",
+        help="the bundle as an image in a new OCI image layout, which `skopeo copy oci:DIR …` "
+        "takes to a registry",
     )
     parser.add_argument("--leave-running", action="store_true", help="let the container go on")
     parser.add_argument(
@@ -250,7 +260,7 @@ def _export(subparsers: Subparsers) -> None:
 def _import(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "import", "put a bundle on this host, ready to be restored")
     parser.set_defaults(run=_later("import_"))
-    parser.add_argument("bundle", metavar="FILE", help="a bundle; - is stdin")
+    parser.add_argument("bundle", metavar="FILE|LAYOUT", help=_BUNDLE)
     parser.add_argument(
         "--driver",
         metavar="D",

@@ -62,7 +62,8 @@ def _wanted(arguments: argparse.Namespace) -> ExportChoices:
     level = parse_level(arguments.compress)
     volumes = [each for each in arguments.volume if each != ALL_VOLUMES]
     return ExportChoices(
-        output=arguments.output,
+        output=arguments.oci or arguments.output,
+        oci=bool(arguments.oci),
         compression=level.compression,
         level=level.number,
         layers=LayerMode(arguments.layers),
@@ -90,6 +91,8 @@ def _say(arguments: argparse.Namespace, result: ExportResult) -> None:
         f"exported {result.bytes} bytes with {result.layers[0]} of {result.layers[1]} lower layers "
         f"in {result.seconds.total:.2f} s{frozen}: {result.digest}"
     )
+    if result.image:
+        line = f"{line}, image {result.image}"
     if result.output == STANDARD:
         talk(line)
     else:

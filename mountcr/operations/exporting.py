@@ -21,6 +21,7 @@ import msgspec
 
 from mountcr import __version__, paths
 from mountcr import manifest as manifests
+from mountcr.bundle.annotations import image_of
 from mountcr.bundle.document import Bundle, Carried, to_json
 from mountcr.bundle.names import FOREIGN, IMAGES, STANDARD
 from mountcr.bundle.writer import (
@@ -39,7 +40,14 @@ from mountcr.operations import snapshot
 from mountcr.operations.dump import dump
 from mountcr.operations.engine_records import engine_records
 from mountcr.operations.leftovers import recorded
-from mountcr.operations.packing import check_output, discard, put, scratch_directory, write_bytes
+from mountcr.operations.packing import (
+    check_output,
+    discard,
+    put,
+    put_image,
+    scratch_directory,
+    write_bytes,
+)
 from mountcr.operations.parts import parts_of
 from mountcr.paths import KPath, decode
 from mountcr.planning.bundling import LayerMode, plan_contents
@@ -69,11 +77,12 @@ class ExportChoices(Record, frozen=True, kw_only=True):
     """
     What goes into a bundle and how it is packed.
 
-    `output` is a file, `-`, or with a slash at its end a directory. `volumes` are mountpoints
-    whose contents go along. `sign` signs the document.
+    `output` is a file, `-`, or with a slash at its end a directory; with `oci` it is a directory
+    that becomes an OCI image layout. `volumes` are mountpoints whose contents go along.
     """
 
     output: str
+    oci: bool = False
     compression: Compression = Compression.ZSTD
     level: int = 0
     layers: LayerMode = LayerMode.MISSING
@@ -92,12 +101,14 @@ class ExportResult(Record, frozen=True, kw_only=True, omit_defaults=False):
     """
     The bundle: `digest` is the SHA-256 of its document in hexadecimal, `bytes` its size on disk.
 
-    `layers` are how many lower layers it has, of so many. `left_out` are sockets.
+    `layers` are how many lower layers it has, of so many. `left_out` are sockets. `image` is the
+    digest of the manifest where it is an OCI image, `sha256:` and hexadecimal, else empty.
     """
 
     schema: str = EXPORT_SCHEMA
     output: str
     digest: str
+    image: str = ""
     bytes: int
     layers: tuple[int, int]
     mounts: tuple[KPath, ...] = ()
@@ -110,6 +121,7 @@ class _Written(Record, frozen=True, kw_only=True):
 
     bundle: Bundle
     digest: str
+    image: str = ""
     bytes: int
 
 
@@ -290,23 +302,26 @@ class _Export:
         )
         text = to_json(bundle)
         signature = self._sign(text) if self._sign else None
-        size = self._put(text, signature, measured)
-        digest = hashlib.sha256(text).hexdigest()
-        return _Written(bundle=bundle, digest=digest, bytes=size)
+        write = partial(write_parts, text, signature, measured)
+        return self._put(bundle, hashlib.sha256(text).hexdigest(), write)
 
     def discard(self) -> None:
         """Remove a bundle that is complete, of a container that goes on after all."""
         if self._completed:
             discard(self._wanted.output)
 
-    def _put(self, text: bytes, signature: bytes | None, parts: Sequence[Measured]) -> int:
-        def write(sink: Sink) -> None:
-            write_parts(text, signature, parts, sink)
-
+    def _put(self, bundle: Bundle, digest: str, write: Callable[[Sink], None]) -> _Written:
+        output, durable = self._wanted.output, self._durable
         level = Level(self._wanted.compression, self._wanted.level)
-        size = put(self._wanted.output, level, write, durable=self._durable)
-        self._completed = self._wanted.output != STANDARD
-        return size
+        if self._wanted.oci:
+            image = image_of(bundle, os.uname().machine, digest=digest)
+            made = put_image(output, level, image, write, durable=durable)
+            written = _Written(bundle=bundle, digest=digest, image=made.digest, bytes=made.bytes)
+        else:
+            size = put(output, level, write, durable=durable)
+            written = _Written(bundle=bundle, digest=digest, bytes=size)
+        self._completed = self._wanted.oci or output != STANDARD
+        return written
 
 
 def _is_flat(manifest: Manifest) -> bool:
@@ -333,6 +348,7 @@ def _result(wanted: ExportChoices, written: _Written, seconds: ExportSeconds) ->
     return ExportResult(
         output=wanted.output,
         digest=written.digest,
+        image=written.image,
         bytes=written.bytes,
         layers=(sum(bool(each.member) for each in bundle.layers), len(bundle.layers)),
         mounts=tuple(each.mountpoint for each in bundle.mounts),

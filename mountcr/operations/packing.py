@@ -13,6 +13,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Final
 
 from mountcr import journal, paths
+from mountcr.bundle.layout import write_layout
 from mountcr.bundle.names import STANDARD
 from mountcr.bundle.writer import DirectorySink, write_tar_bundle
 from mountcr.errors import UsageError
@@ -24,6 +25,7 @@ from mountcr.rootfs.partial import Partial
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from mountcr.bundle.layout import Image, WrittenImage
     from mountcr.bundle.writer import Sink
     from mountcr.compression import Level, Output
     from mountcr.paths import KPath
@@ -32,6 +34,7 @@ __all__ = [
     "check_output",
     "discard",
     "put",
+    "put_image",
     "scratch_directory",
     "write_bytes",
     "write_file",
@@ -107,6 +110,16 @@ def put(output: str, level: Level, write: Callable[[Sink], None], *, durable: bo
         # unlike rename(2), this never replaces what came there meanwhile
         os.link(b"bundle", decode(into), src_dir_fd=made.fd, follow_symlinks=False)
         return size
+
+
+def put_image(
+    output: str, level: Level, image: Image, write: Callable[[Sink], None], *, durable: bool = True
+) -> WrittenImage:
+    """Have an archive written as an image in an OCI image layout, a new directory; as `put` is."""
+    with Partial(encode(os.path.abspath(output))) as made:
+        written = write_layout(made.fd, level, image, write)
+        made.complete(durable=durable)
+    return written
 
 
 def discard(output: str) -> None:

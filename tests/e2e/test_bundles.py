@@ -187,6 +187,25 @@ def test_a_directory_is_a_bundle_too(place: Place) -> None:
     assert (root / "etc/motd").read_text() == "changed\n"
 
 
+def test_an_image_is_whole_or_not_there(place: Place) -> None:
+    """Where the file system is full, the container goes on and nothing is left."""
+    pid = counter(place)
+    small = place.directory("small")
+    done = place.run("mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=100", "small", small)
+    assert done.status == 0, done
+    failed = place.mountcr("export", pid, "--oci", small / "web")
+    assert failed.status == 1, failed
+    assert "No space left on device" in failed.err
+    assert os.listdir(small) == []
+    place.goes_on()
+    images = place.dump(pid)
+    exported = [place.done("export", images, "--oci", place.top / each) for each in ("one", "two")]
+    assert exported[0]["image"] == exported[1]["image"]
+    there = place.mountcr("export", images, "--oci", place.top / "one")
+    assert there.status == 2
+    assert "is there already" in there.err
+
+
 def test_a_bundle_is_looked_at(place: Place) -> None:
     """inspect, facts, graph, files and plan take one; verify names the member that was changed."""
     bundle = place.top / "web.tar"
