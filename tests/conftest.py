@@ -245,6 +245,12 @@ def _find(*names: str) -> str:
     raise Lacking(f"there is no {names[0]}; tools/provision installs it")
 
 
+def _find_engine(name: str) -> str:
+    if path := shutil.which(name):
+        return path
+    raise Lacking(f"there is no {name}; tools/provision --engines installs it")
+
+
 def _run(*command: str) -> str:
     """Output of a command; its first line of complaint as the reason if it fails."""
     try:
@@ -433,6 +439,18 @@ def _probe_minisign() -> str:
     return program
 
 
+def _probe_skopeo() -> str:
+    program = _find_engine("skopeo")
+    _run(program, "--version")
+    return program
+
+
+def _probe_docker_registry() -> str:
+    program = _find_engine("docker-registry")
+    _run(program, "--version")
+    return program
+
+
 def _probe_qemu() -> str:
     for program in ("mksquashfs", "modprobe", "mkfs.ext4", "apt-get"):
         _find(program)
@@ -454,6 +472,8 @@ PROBES: dict[str, Callable[[], str]] = {
     "dot": _probe_dot,
     "minisign": _probe_minisign,
     "qemu": _probe_qemu,
+    "skopeo": _probe_skopeo,
+    "docker-registry": _probe_docker_registry,
 }
 
 
