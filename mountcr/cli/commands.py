@@ -288,12 +288,18 @@ def _convert(subparsers: Subparsers) -> None:
         required=True,
         help="the dialect that a layer shall be in, or bundle, podman or cri-o for an archive",
     )
-    parser.add_argument(
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument(
         "-o",
         "--output",
         metavar="FILE",
-        required=True,
         help="a new directory, for oci a tar file; a file for an archive, - for stdout",
+    )
+    output.add_argument(
+        "--oci",
+        metavar="DIR",
+        help="an archive as an image in a new OCI image layout; one for podman is what `podman "
+        "container restore IMAGE` takes",
     )
     parser.add_argument(
         "--lower",

@@ -36,6 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.source is None:
         msg = "--from is missing: the dialect that the layer is in"
         raise UsageError(msg, hint=f"archives go without it, --to {', '.join(sorted(_ARCHIVES))}")
+    if arguments.oci:
+        msg = f"--oci is about an archive: --to {arguments.target} is not"
+        raise UsageError(msg, hint="write the layer with -o")
     with shown_progress("converting") as progress:
         result = convert(
             absolute(arguments.layer),
@@ -68,18 +71,21 @@ def _convert_archive(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_document(result)
     else:
-        print(printable(f"{result.output}: {result.bytes} bytes, {result.seconds:.2f} s"))
+        line = f"{result.output}: {result.bytes} bytes, {result.seconds:.2f} s"
+        print(printable(f"{line}, image {result.image}" if result.image else line))
     return 0
 
 
 def _converted(arguments: argparse.Namespace) -> ConvertedArchive:
     level = parse_level(arguments.compress) if arguments.compress else None
     roots = roots_of(arguments)
+    output, oci = arguments.oci or arguments.output, bool(arguments.oci)
     if arguments.target == BUNDLE:
-        wanted = ExportChoices(output=arguments.output, layers=LayerMode(arguments.layers))
+        wanted = ExportChoices(output=output, oci=oci, layers=LayerMode(arguments.layers))
         if level is not None:
             wanted = ExportChoices(
-                output=arguments.output,
+                output=output,
+                oci=oci,
                 layers=LayerMode(arguments.layers),
                 compression=level.compression,
                 level=level.number,
@@ -88,7 +94,8 @@ def _converted(arguments: argparse.Namespace) -> ConvertedArchive:
     return to_foreign(
         arguments.layer,
         Format(arguments.target),
-        arguments.output,
+        output,
+        oci=oci,
         level=level,
         roots=roots,
         check=check_of(arguments),

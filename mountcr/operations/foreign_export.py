@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from mountcr import paths
+from mountcr.bundle.annotations import image_of
 from mountcr.bundle.foreign import Format
 from mountcr.bundle.foreign.crio import BINDS
 from mountcr.bundle.foreign.losses import ENGINES
@@ -40,6 +41,7 @@ from mountcr.operations.leftovers import recorded
 from mountcr.operations.packing import (
     check_output,
     put,
+    put_image,
     scratch_directory,
     write_bytes,
     write_file,
@@ -99,6 +101,7 @@ def to_foreign(
     target: Format,
     output: str,
     *,
+    oci: bool = False,
     level: Level | None = None,
     roots: Roots | None = None,
     check: Callable[[Reader], None] = lambda _reader: None,
@@ -106,7 +109,8 @@ def to_foreign(
     """
     Write a bundle as an archive of another tool.
 
-    Podman's archives are compressed as the `level` says, by default with zstd, CRI-O's never.
+    With `oci` it is the layer of an image in an OCI image layout, and the output a new directory.
+    It is compressed as the `level` says, by default with zstd; CRI-O's archives never are.
     Raises NotFoundError, DocumentError for what is no bundle, VerificationError for a member that
     is not what it should be, RefusedError for a container that the tool never had, or for removals
     that cannot be told apart without the layers of the image, UsageError, OSError.
@@ -125,18 +129,25 @@ def to_foreign(
         _unpack(reader, os.fsdecode(decode(scratch)))
         work = _Foreign(reader.bundle, scratch, target, roots)
         measured = [measure(each) for each in work.parts()]
-        if target is Format.CRIO:
+        if target is Format.CRIO and not oci:
             level = Level(Compression.NONE)
 
         def write(sink: Sink) -> None:
             for each in measured:
                 sink.add(each.part.name, each.digested.size, each.part.write)
 
-        size = put(output, level or Level(Compression.ZSTD), write)
+        level = level or Level(Compression.ZSTD)
+        image = ""
+        if oci:
+            said = image_of(reader.bundle, os.uname().machine, runtime=work.runtime())
+            image, size = put_image(output, level, said, write)
+        else:
+            size = put(output, level, write)
     return ConvertedArchive(
         output=output,
         source=BUNDLE,
         target=target,
+        image=image,
         bytes=size,
         mounts=tuple(work.mounts),
         left_out=tuple(dict.fromkeys(work.left_out)),
@@ -206,6 +217,12 @@ class _Foreign:
             yield Part(DELETED, partial(write_bytes, text))
         if self._target is Format.PODMAN:
             yield from self._mounted()
+
+    def runtime(self) -> str:
+        """Give what podman calls the OCI runtime, which it wants to be its own; empty for CRI-O."""
+        if self._target is not Format.PODMAN:
+            return ""
+        return self._members.json(f"{FOREIGN}/{CONFIG}", _Podman).runtime
 
     # --- What the engine had written down ---------------------------------------------------------
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr import __version__, paths
+from mountcr.bundle.annotations import image_of
 from mountcr.bundle.document import Bundle, BundleLayer, Carried, to_json
 from mountcr.bundle.foreign import Format
 from mountcr.bundle.foreign.checkpoint import Dropped
@@ -33,7 +34,7 @@ from mountcr.engines.roots import Roots
 from mountcr.errors import NotFoundError, RefusedError, VerificationError
 from mountcr.model import InodeType, Record
 from mountcr.operations.leftovers import recorded
-from mountcr.operations.packing import check_output, put, scratch_directory, write_bytes
+from mountcr.operations.packing import check_output, put, put_image, scratch_directory, write_bytes
 from mountcr.operations.parts import image_parts
 from mountcr.operations.unpacking import images_of, opened_archive
 from mountcr.paths import KPath, decode
@@ -74,7 +75,8 @@ class ConvertedArchive(Record, frozen=True, kw_only=True, omit_defaults=False):
     An archive that was written anew in another format.
 
     `source` and `target` are `bundle` or the word for a format of another tool. `digest` is the
-    SHA-256 of the document of a bundle, empty for others; `bytes` the size on disk. `layers` are
+    SHA-256 of the document of a bundle, empty for others; `image` that of the manifest of an OCI
+    image, if it is one; `bytes` the size on disk. `layers` are
     how many lower layers it has, of so many. `left_out` are sockets, `dropped` what of the
     configuration is not done.
     """
@@ -84,6 +86,7 @@ class ConvertedArchive(Record, frozen=True, kw_only=True, omit_defaults=False):
     source: str
     target: str
     digest: str = ""
+    image: str = ""
     bytes: int
     layers: tuple[int, int] = (0, 0)
     mounts: tuple[KPath, ...] = ()
@@ -129,12 +132,20 @@ def to_bundle(
         def write(sink: Sink) -> None:
             write_parts(text, signature, measured, sink)
 
-        size = put(wanted.output, Level(wanted.compression, wanted.level), write)
+        digest = hashlib.sha256(text).hexdigest()
+        level = Level(wanted.compression, wanted.level)
+        image = ""
+        if wanted.oci:
+            said = image_of(bundle, os.uname().machine, digest=digest)
+            image, size = put_image(wanted.output, level, said, write)
+        else:
+            size = put(wanted.output, level, write)
     return ConvertedArchive(
         output=wanted.output,
         source=checkpoint.format,
         target=BUNDLE,
-        digest=hashlib.sha256(text).hexdigest(),
+        digest=digest,
+        image=image,
         bytes=size,
         layers=(sum(bool(each.member) for each in bundle.layers), len(bundle.layers)),
         mounts=tuple(each.mountpoint for each in bundle.mounts),

@@ -18,9 +18,10 @@ from mountcr import paths
 from mountcr.bundle.foreign import Unpacked, podman, read_checkpoint, recognise
 from mountcr.bundle.foreign.containerd import INDEX
 from mountcr.bundle.foreign.dumped import facts_of
+from mountcr.bundle.images import has_checkpoint
 from mountcr.bundle.limits import Limits
 from mountcr.bundle.members import Members
-from mountcr.bundle.names import IMAGES
+from mountcr.bundle.names import IMAGES, selected
 from mountcr.bundle.reader import opened_members
 from mountcr.bundle.stream import Stream
 from mountcr.errors import DocumentError
@@ -47,9 +48,13 @@ def is_unpacked(path: str) -> bool:
     """
     Tell whether a directory is an archive of another tool that somebody has unpacked.
 
+    One whose members are in a layer of an image is not.
+
     Raises DocumentError for one that is damaged.
     """
     if not os.path.isdir(path):
+        return False
+    if (layout := selected(path)) and has_checkpoint(layout):
         return False
     return any(os.path.isfile(os.path.join(path, name)) for name in (podman.CONFIG, INDEX))
 

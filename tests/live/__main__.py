@@ -23,6 +23,8 @@ from live.archives import (
     FromContainerdsCri,
     FromCrio,
     FromPodman,
+    ImageForPodman,
+    ImageOfPodman,
 )
 from live.containerd import Containerd
 from live.docker import Docker, DockerCr
@@ -99,6 +101,8 @@ VARIANTS: Mapping[str, Variant] = {
     "crun-tidied": Variant(Crun, partial(Crun, tidied=True)),
     "archive-of-podman": Variant(Podman, partial(Podman, driver="overlay"), trip=FromPodman),
     "archive-for-podman": Variant(Podman, partial(Podman, driver="overlay"), trip=ForPodman),
+    "image-of-podman": Variant(Podman, partial(Podman, driver="overlay"), trip=ImageOfPodman),
+    "image-for-podman": Variant(Podman, partial(Podman, driver="overlay"), trip=ImageForPodman),
     "archive-of-crio": Variant(Podman, partial(Podman, driver="overlay"), trip=FromCrio),
     "archive-of-containerds-cri": Variant(
         Podman, partial(Podman, driver="overlay"), trip=FromContainerdsCri

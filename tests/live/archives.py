@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
     from live.engine import Running
 
-__all__ = ["ForPodman", "FromContainerd", "FromContainerdsCri", "FromCrio", "FromPodman"]
+__all__ = [
+    "ForPodman",
+    "FromContainerd",
+    "FromContainerdsCri",
+    "FromCrio",
+    "FromPodman",
+    "ImageForPodman",
+    "ImageOfPodman",
+]
 
 _CHANGES = """
 busybox mkdir -p /data/new/deep
@@ -221,6 +229,54 @@ class ForPodman(_ArchiveTrip):
             podman.checkpoint(running, again)
             podman.forget(running)
             self.restore(again, "again")
+
+
+class ImageOfPodman(_ArchiveTrip):
+    """Podman writes an image of a checkpoint, as for a registry, and mountcr restores it."""
+
+    format = "podman"
+
+    def trip(self, running: Running) -> None:
+        """Go into the image and out of it."""
+        podman = self.engine
+        assert isinstance(podman, Podman)
+        layout = self.ground.top / "layout"
+        with self.outcome.step("dump"):
+            podman.checkpoint_image(running, layout)
+        with self.outcome.step("plan"):
+            self.look(layout)
+        with self.outcome.step("plan down"):
+            podman.forget(running)
+            self.plan(layout)
+        with self.outcome.step("restore"):
+            self.restore(layout, "image")
+
+
+class ImageForPodman(_ArchiveTrip):
+    """mountcr writes an image, which podman pulls and restores as one of its own."""
+
+    format = "podman"
+
+    def trip(self, running: Running) -> None:
+        """Go into the image of a bundle, then into one for podman, and out of that."""
+        podman = self.engine
+        assert isinstance(podman, Podman)
+        bundle, layout = self.ground.top / "bundle", self.ground.top / "layout"
+        with self.outcome.step("dump"):
+            self._mountcr("export", f"podman:{running.name}", "--oci", bundle, *podman.roots())
+        with self.outcome.step("rebuild"):
+            self._mountcr("convert", bundle, "--to", "podman", "--oci", layout, *podman.roots())
+        with self.outcome.step("plan"):
+            self.look(layout)
+        with self.outcome.step("plan down"):
+            if found := self.verify(layout):
+                raise Trouble(f"the image lacks {found}")
+            podman.forget(running)
+        with self.outcome.step("restore"):
+            pid = podman.restored_image(running, layout)
+            self.goes_on(pid)
+            _is_complete(pid)
+            podman.forget(running)
 
 
 class _Made(_ArchiveTrip):

@@ -103,8 +103,7 @@ class Podman(Engine):
 
     def start(self) -> None:
         """Load the image; there is no daemon."""
-        policy = ("--signature-policy", self.ground.top / "policy.json")
-        self._podman("load", "--quiet", *policy, "--input", self.archive())
+        self._podman("load", "--quiet", *self._policy(), "--input", self.archive())
 
     def status(self, running: Running) -> str:
         """Give its state and its exit code."""
@@ -160,9 +159,26 @@ class Podman(Engine):
         """Remove a container."""
         self._podman("rm", "--force", "--time", "0", running.name)
 
+    def checkpoint_image(self, running: Running, layout: Path) -> None:
+        """Write a checkpoint of a container into an image, that into a layout; it ends."""
+        image = "localhost/checkpoint:1"
+        self._podman("container", "checkpoint", running.name, "--create-image", image)
+        self._podman("push", *self._policy(), image, f"oci:{layout}:checkpoint")
+
     def restored(self, running: Running, archive: Path) -> int:
         """Restore a container from an archive; give the pid of its root task."""
-        self._podman("container", "restore", "--import", archive)
+        return self._restored(running, "--import", archive)
+
+    def restored_image(self, running: Running, layout: Path) -> int:
+        """Restore a container from the image in a layout; give the pid of its root task."""
+        image = self._podman("pull", "--quiet", *self._policy(), f"oci:{layout}").strip()
+        return self._restored(running, image)
+
+    def _policy(self) -> tuple[object, ...]:
+        return ("--signature-policy", self.ground.top / "policy.json")
+
+    def _restored(self, running: Running, *words: object) -> int:
+        self._podman("container", "restore", *words)
         pid = int(self._ask(running.name, ".State.Pid"))
         self.ground.remember(pid)
         self.ground.remember(int(self._ask(running.name, ".State.ConmonPid")))
