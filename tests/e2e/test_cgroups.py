@@ -189,3 +189,14 @@ def test_failure(place: Place, groups: Groups, pid: int) -> None:
     (images / "core-1.img").write_bytes(b"")
     assert place.mountcr("restore", images).status == 1
     assert not groups.exist()
+
+
+def test_ignore_at_the_restore(place: Place, groups: Groups, pid: int) -> None:
+    """Groups that were dumped can be ignored: the tasks stay with the command, as in a pod."""
+    images = place.dump(pid)
+    place.wait(lambda: not place.processes())
+    groups.remove()
+    pid = place.restore(images, "--manage-cgroups-mode", "ignore")
+    assert not groups.exist()
+    assert paths_of(groups, pid) == paths_of(groups, "self")
+    place.goes_on()

@@ -102,6 +102,17 @@ def test_file(place: Place, pipes: tuple[int, int, int, int]) -> None:
     assert {each.split()[0] for each in said[1:]} == {"out", "err"}
 
 
+def test_pipe(place: Place, pipes: tuple[int, int, int, int]) -> None:
+    """A container can talk into the pipe of another process, as into the log of a pod."""
+    images = piped(place, pipes)
+    reader, writer = os.pipe()
+    place.restore(images, "--stdio", f"/proc/{os.getpid()}/fd/{writer}")
+    os.close(writer)
+    with os.fdopen(reader, "rb") as heard:
+        lines = [heard.readline().decode() for _ in range(6)]
+    assert {each.split()[0] for each in lines} == {"out", "err"}
+
+
 def test_null(place: Place, pipes: tuple[int, int, int, int]) -> None:
     """By default nobody hears what a restored container says, and it talks on."""
     place.restore(piped(place, pipes))
