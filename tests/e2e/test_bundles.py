@@ -252,7 +252,7 @@ def test_what_lay_in_memory_lies_in_memory_again(place: Place) -> None:
 def test_a_signature_is_that_of_minisign(place: Place, require: Callable[[str], str]) -> None:
     """Signed with a key of minisign, a bundle is taken with its public key only."""
     minisign = require("minisign")
-    keys = []
+    keys: list[tuple[Path, Path]] = []
     for name in ("own", "other"):
         secret, public = place.top / f"{name}.key", place.top / f"{name}.pub"
         assert place.run(minisign, "-G", "-W", "-s", secret, "-p", public).status == 0
