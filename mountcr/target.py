@@ -101,6 +101,7 @@ class Target(Record, frozen=True, kw_only=True):
     `elsewhere` are the unions in other mount namespaces of the host, each with a pid that is in
     one, 0 for none, and `holders` the mounts anywhere that have our writable layer. `upper` is what
     lies where a new writable layer shall be made. `layers` and `sources` are paths of the host,
+    `real` is where symbolic links lead from those that were requested, and from allowed ones,
     `survey` is for the driver that mounts the root, `mountpoints` and `files` are paths of the
     container, looked at in its root file system; None where nothing is there. `network` was looked
     at where something of it decides.
@@ -113,6 +114,7 @@ class Target(Record, frozen=True, kw_only=True):
     layers: dict[KPath, PathStat | None] = {}
     survey: Survey = Survey()
     sources: dict[KPath, PathStat | None] = {}
+    real: dict[KPath, KPath] = {}
     mountpoints: dict[KPath, PathStat | None] = {}
     files: tuple[TargetFile, ...] = ()
     network: TargetNetwork | None = None

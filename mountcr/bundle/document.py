@@ -127,11 +127,11 @@ def parse(text: bytes, shown: str) -> Bundle:
         if schema == BUNDLE_SCHEMA:
             return msgspec.json.decode(text, type=Bundle)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{shown}: {MANIFEST} is damaged: {error}"
+        msg = f"{shown}: {MANIFEST} is damaged: {error} (rule: document)"
         raise DocumentError(msg, hint="fetch it again, or export the container again") from None
     name, _, version = schema.rpartition("/")
     if name == "mountcr/bundle" and version.isascii() and version.isdigit():
-        msg = f"{shown} is of version {version}, newer than {BUNDLE_SCHEMA}"
+        msg = f"{shown} is of version {version[:40]}, newer than {BUNDLE_SCHEMA} (rule: document)"
         raise DocumentError(msg, hint="it was written by a newer mountcr; import it with that one")
-    msg = f"{shown}: {MANIFEST} is of no bundle of mountcr: schema {schema!r}"
+    msg = f"{shown}: {MANIFEST} is of no bundle of mountcr: schema {schema[:40]!r} (rule: document)"
     raise DocumentError(msg, hint="`mountcr export` writes bundles")

@@ -14,7 +14,8 @@ class Limits(NamedTuple):
 
     `size` is that of all that it unpacks to, `ratio` how many bytes one compressed byte may stand
     for once there are more than `small`. `members` is their number, `name` the length of a name,
-    `header` that of what describes one member, `document` that of a JSON document.
+    `header` that of what describes one member, `document` that of a JSON document and `values` how
+    many that has: each takes some hundred bytes of memory.
     """
 
     size: int = 1 << 44
@@ -23,4 +24,5 @@ class Limits(NamedTuple):
     members: int = 100_000
     name: int = 1024
     header: int = 1 << 20
-    document: int = 1 << 28
+    document: int = 1 << 26
+    values: int = 3_000_000

@@ -11,10 +11,11 @@ file systems are tars in them, and read by `mountcr.rootfs.tar`.
 from __future__ import annotations
 
 import tarfile
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
 from mountcr.errors import DocumentError
 from mountcr.paths import encode
+from mountcr.tarmembers import members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,35 +72,22 @@ class Members:
 
     def __iter__(self) -> Iterator[tuple[Member, Content]]:
         """Give each file with its content; directories only hold a place and are passed over."""
-        try:
-            # An uncompressed tar by its interface: the stream has decompressed it, and cannot seek.
-            with tarfile.open(
-                fileobj=cast("IO[bytes]", self._stream),  # as much of one as is needed
-                mode="r:",
-                encoding="utf-8",
-                errors="surrogateescape",
-            ) as archive:
-                while (info := archive.next()) is not None:
-                    vars(archive)["members"].clear()  # it would keep all that there were
-                    if info.isdir():
-                        self._name(info)
-                        continue
-                    member = self._member(info)
-                    yield member, _Content(self._stream, info.offset_data, member)
-        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-            if not self._names:
-                msg = f"{self.shown} is no archive: {error}"
-                raise DocumentError(msg, hint="`mountcr export` writes bundles") from None
-            self._stream.refuse(f"it is damaged: {error}", "tar")
-        self._end()
-
-    def _end(self) -> None:
-        """See that the archive ends as a tar does, and that nothing follows."""
-        if not self._stream.last or self._stream.last.strip(b"\0"):
-            self._stream.refuse(f"it is damaged or cut off at byte {self._stream.tell()}", "tar")
+        for info in members(self._stream, self._limits.header, self._refuse):
+            if info.isdir():
+                self._name(info)
+                continue
+            member = self._member(info)
+            yield member, _Content(self._stream, info.offset_data, member)
         while piece := self._stream.some(1 << 20):
             if bytes(piece).strip(b"\0"):
                 self._stream.refuse("something follows the end of the archive", "tar")
+
+    def _refuse(self, what: str, rule: str) -> NoReturn:
+        """Raise RefusedError, or DocumentError for what is no archive from its first byte on."""
+        if rule == "tar" and not self._names:
+            msg = f"{self.shown} is no archive: {what} (rule: {rule})"
+            raise DocumentError(msg, hint="`mountcr export` writes bundles")
+        self._stream.refuse(what, rule)
 
     def _member(self, info: tarfile.TarInfo) -> Member:
         name = self._name(info)

@@ -20,12 +20,13 @@ from mountcr.bundle.images import has_checkpoint, opened_layer
 from mountcr.bundle.limits import Limits
 from mountcr.bundle.members import Member, Members, is_plain, shown
 from mountcr.bundle.names import MANIFEST, SIGNATURE, STANDARD, selected
+from mountcr.bundle.rules import check_bundle, check_text
 from mountcr.bundle.stream import Stream
 from mountcr.errors import DocumentError, NotFoundError, RefusedError, VerificationError
 from mountcr.kernel.beneath import open_beneath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from mountcr.bundle.document import Digested
     from mountcr.bundle.members import Content
@@ -51,13 +52,15 @@ class Reader:
         self._members = members
         first = next(members, None)
         if first is None or first[0].name != MANIFEST:
-            msg = f"{name} is no bundle of mountcr: it does not begin with {MANIFEST}"
+            what = f"{name} is no bundle of mountcr: it does not begin with {MANIFEST}"
+            msg = f"{what} (rule: first member)"
             raise DocumentError(msg, hint="`mountcr export` writes bundles")
         self.text = whole(*first, limits.document, name)
         self.digest = hashlib.sha256(self.text).hexdigest()
+        check_text(self.text, name, limits)
         self.bundle: Bundle = parse(self.text, name)
+        check_bundle(self.bundle, name, limits)
         self._wanted = self.bundle.digested()
-        _check_names(self.bundle.members, name, limits)
         self.signature: bytes | None = None
         self._next = next(members, None)
         if self._next is not None and self._next[0].name == SIGNATURE:
@@ -124,13 +127,6 @@ def whole(member: Member, content: Content, most: int, name: str) -> bytes:
     while piece := content.some():
         parts.append(bytes(piece))
     return b"".join(parts)
-
-
-def _check_names(members: Iterable[Digested], name: str, limits: Limits) -> None:
-    for each in members:
-        if not is_plain(each.name, limits.name) or each.name in {MANIFEST, SIGNATURE}:
-            msg = f"{name}: {MANIFEST} names a member {shown(each.name)} (rule: names of members)"
-            raise RefusedError(msg, hint="make the archive anew")
 
 
 # --- Where they are -------------------------------------------------------------------------------

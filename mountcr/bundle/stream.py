@@ -2,14 +2,11 @@
 """
 A file that is read forward only, of which nobody knows how long it is.
 
-It has as much of a file's interface as `tarfile` needs for an uncompressed archive, and keeps no
-more than one piece. What it is asked for at once is limited: a header that says that it is larger
-is refused before it is read.
+It keeps no more than one piece, and gives an uncompressed archive to `mountcr.tarmembers`.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NoReturn
 
 from mountcr.compression import (
@@ -34,7 +31,7 @@ class Stream:
     """
     What a file holds, decompressed; told by its first bytes, never by its name.
 
-    `shown` names it in errors, `last` is what `read` gave last. The file stays the caller's.
+    `shown` names it in errors. The file stays the caller's.
     """
 
     def __init__(self, file: Input, shown: str, limits: Limits) -> None:
@@ -46,30 +43,27 @@ class Stream:
         self._chunks: Iterator[bytes] = decompressed(self._source, self.compression)
         self._piece = memoryview(b"")
         self._position = 0
-        self.last = b""
 
     def tell(self) -> int:
         """Give how many bytes were read or passed over."""
         return self._position
 
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        """Pass over bytes; there is no way back."""
-        if whence != os.SEEK_SET or position < self._position:
-            raise OSError("a stream goes forward only")
+    def seek(self, position: int) -> int:
+        """Pass over bytes. Raises RefusedError where that would be a way back."""
+        if position < self._position:
+            self.refuse(f"what follows byte {self._position} is said to be at {position}", "tar")
         while self._position < position:
             if not self.some(position - self._position):
                 break
         return self._position
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """
         Give so many bytes, fewer only at the end.
 
-        Raises RefusedError where more are wanted at once than a header may have, and where the
-        stream is damaged, or longer than its compressed bytes can stand for.
+        Raises RefusedError where the stream is damaged, or longer than its compressed bytes can
+        stand for.
         """
-        if not 0 <= size <= self._limits.header:
-            self.refuse(f"a header at byte {self._position} has {size} bytes", "size of headers")
         parts: list[bytes] = []
         while size:
             part = self.some(size)
@@ -77,8 +71,7 @@ class Stream:
                 break
             parts.append(bytes(part))
             size -= len(part)
-        self.last = b"".join(parts)
-        return self.last
+        return b"".join(parts)
 
     def some(self, size: int) -> memoryview:
         """Give up to so many bytes, at least one unless it is the end; raises as `read` does."""

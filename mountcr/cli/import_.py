@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
             check=check_of(arguments),
             progress=progress,
         )
+    for each in result.notes:
+        note(each)
     if arguments.json:
         print_document(result)
     else:

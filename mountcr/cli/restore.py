@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     with shown_progress("copying") as progress:
         if archive:
             with as_bundle(arguments.images, tell=note) as bundle:
-                _, result = restore_bundle(
+                imported, result = restore_bundle(
                     bundle,
                     archive_choices(arguments),
                     choices,
@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
                     via=arguments.via,
                     progress=progress,
                 )
+            for each in imported.notes:
+                note(each)
         else:
             result = restore(
                 images, choices, stdio=arguments.stdio, via=arguments.via, progress=progress

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mountcr.aufsopts import AufsOptions
     from mountcr.kernel.servers import Server
     from mountcr.overlayopts import OverlayOptions
+    from mountcr.rootfs.tar import Findings
     from mountcr.rootfs.writer import Progress
     from mountcr.stack import StoredLayer
 
@@ -33,12 +34,13 @@ class LiveKernel(LiveNetwork):
     """
     Does what steps ask for, in the mount namespace of the calling thread.
 
-    `progress` is told what is copied.
+    `progress` is told what is copied; `archives` is what was found in tars that were unpacked.
     """
 
     def __init__(self, *, progress: Progress | None = None) -> None:
         super().__init__()
         self._progress = progress
+        self.archives: dict[KPath, Findings] = {}
 
     def make_directory(self, path: KPath) -> bool:
         """Make a directory with its parents, 0755; tell whether it had to be made."""
@@ -105,7 +107,7 @@ class LiveKernel(LiveNetwork):
         """Copy what layers show into a directory that is not there yet; on failure it is gone."""
         from mountcr.rootfs.conversion import write_merged  # what most commands have no use for
 
-        write_merged(layers, data, into, progress=self._progress)
+        write_merged(layers, data, into, progress=self._progress, archives=self.archives)
 
     def convert_layer(
         self,
@@ -129,7 +131,15 @@ class LiveKernel(LiveNetwork):
         if shared:
             journal.note(journal.Kept(path=into))
         try:
-            write_changes(layers, data, into, to, writable=not shared, progress=self._progress)
+            write_changes(
+                layers,
+                data,
+                into,
+                to,
+                writable=not shared,
+                progress=self._progress,
+                archives=self.archives,
+            )
         except FileExistsError:
             if not shared:
                 raise
@@ -155,6 +165,8 @@ class LiveKernel(LiveNetwork):
         Without them no task can be put in (cpusets(7)).
         """
         directory = decode(path)
+        if _goes_up(path):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
         if os.path.isdir(directory):
             return False
         journal.note(journal.ControlGroup(path=path))
@@ -192,7 +204,7 @@ class LiveKernel(LiveNetwork):
         """
         made: list[KPath] = []
         parts = path.strip("/").split("/")
-        if ".." in parts:
+        if _goes_up(path):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
         current = ROOT
         with contextlib.ExitStack() as stack:
@@ -217,6 +229,11 @@ class LiveKernel(LiveNetwork):
                     os.rmdir(target)
             elif os.path.getsize(target) == 0:
                 os.unlink(target)
+
+
+def _goes_up(path: KPath) -> bool:
+    """Tell whether a path has a `..`, or a name that has a slash when it is decoded."""
+    return b".." in decode(path).split(b"/") or decode(path).count(b"/") != path.count("/")
 
 
 def _open_directory(path: bytes, parent: int | None) -> int:

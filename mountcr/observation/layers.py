@@ -66,8 +66,11 @@ def look_again(facts: Facts, host: Host) -> Facts:
     """
     Give facts of another time, with the layers of the root as this host has them.
 
-    Short names that were lost since are read from the files beside the layers.
+    Short names that were lost since are read from the files beside the layers. What was imported
+    has its layers where it says, and is not looked for elsewhere.
     """
+    if facts.imported is not None:
+        return facts
     namespaces = with_layers_of_root(facts.namespaces, facts.container, host)
     return msgspec.structs.replace(facts, namespaces=namespaces)
 

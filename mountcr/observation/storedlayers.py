@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Layers that a bundle names, as the stores of this host have them.
-
-The cache of converted layers is a store as well: it has what earlier imports have unpacked.
-"""
+"""Layers that a bundle names, as the stores of this host have them."""
 
 from __future__ import annotations
 
@@ -12,10 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mountcr import paths
 from mountcr.paths import KPath, decode
 from mountcr.planning.bundling import Base, Known
-from mountcr.planning.choices import CACHE
 from mountcr.planning.placement import LayerAt
 from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.foreign import foreign_path
@@ -62,9 +56,9 @@ def found_layers(bundle: Bundle, roots: Roots | None, marks: str) -> dict[str, L
     """
     Give where the layers of a bundle are on this host.
 
-    By DiffID, by chain id for those that hold all below them too, and by the SHA-256 of a member of
-    the bundle for those in the cache in the dialect `marks`. One that is in several stores is taken
-    from where it is in these marks, if there is one. Raises OSError naming what cannot be read.
+    By DiffID, and by chain id for those that hold all below them too. One that is in several stores
+    is taken from where it is in the dialect `marks`, if there is one. Raises OSError naming what
+    cannot be read.
     """
     from mountcr.engines.imagelayers import image_layers
 
@@ -79,18 +73,6 @@ def found_layers(bundle: Bundle, roots: Roots | None, marks: str) -> dict[str, L
             continue
         stored = StoredLayer(path=layer.path, dialect=layer.dialect)
         found[key] = LayerAt(stored=stored, key=key.partition(":")[2], flat=layer.flat)
-    found |= _cached(bundle, marks)
-    return found
-
-
-def _cached(bundle: Bundle, marks: str) -> dict[str, LayerAt]:
-    """Give what is in the cache of members that the bundle has."""
-    found: dict[str, LayerAt] = {}
-    for each in bundle.members:
-        path = paths.join(CACHE, f"{each.sha256}.{marks}")
-        if os.path.isdir(decode(path)):
-            stored = StoredLayer(path=path, dialect=marks)
-            found[each.sha256] = LayerAt(stored=stored, key=each.sha256)
     return found
 
 

@@ -28,7 +28,7 @@ from mountcr.observation.holders import holders_of
 from mountcr.observation.named import digest, open_file
 from mountcr.observation.stats import look, path_stat
 from mountcr.observation.survey import survey
-from mountcr.paths import KPath, decode
+from mountcr.paths import KPath, decode, encode
 from mountcr.planning.unions import directories_on_host
 from mountcr.rootfs.inode import TYPE_BITS
 from mountcr.rootfs.opened import opened
@@ -59,6 +59,7 @@ def observe_target(
     externals: Iterable[External],
     mountpoints: Iterable[KPath],
     files: Iterable[tuple[NamedFile, Place | None]],
+    requests: Iterable[KPath] = (),
 ) -> Target:
     """
     Look at everything a restore depends on.
@@ -66,15 +67,17 @@ def observe_target(
     `unions` are the steps that show the overlays of the container, read-only, and the root at `at`
     if any of them lies in it. `files` come with where they lie when the root is at `at`. `driver`
     is the one that the root shall come back on, and where its new writable layer will be, if it
-    does not go on with its own. Where a layer is gone, nothing in the root is looked at. Raises
-    PrivilegeError without CAP_SYS_ADMIN.
+    does not go on with its own. `requests` are paths whose symbolic links are followed. Where a
+    layer is gone, nothing in the root is looked at. Raises PrivilegeError without CAP_SYS_ADMIN.
     """
     externals = tuple(externals)
     inside = (path for each in externals for path in directories_on_host(each))
     wanted = (*stack.directories, *stack.data, *inside)
     layers = {layer: look(decode(layer), follow=True) for layer in wanted}
+    real = {path: encode(os.path.realpath(decode(path))) for path in requests}
     sources = {
-        each.source: look(decode(each.source), follow=True) for each in externals if each.source
+        path: look(decode(path), follow=True)
+        for path in (*(each.source for each in externals if each.source), *real.values())
     }
     elsewhere = unions_elsewhere()
     target = Target(
@@ -83,6 +86,7 @@ def observe_target(
         holders=holders_of(stack, host.mounts, elsewhere),
         layers=layers,
         sources=sources,
+        real=real,
     )
     if not all(layers.values()):
         return target

@@ -22,6 +22,7 @@ from mountcr.interrupts import held_back
 from mountcr.operations.clients.containerd import Containerd
 from mountcr.operations.clients.docker import Docker
 from mountcr.operations.clients.podman import Podman
+from mountcr.operations.refusal import refuse_imported
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.paths import fsdecode
 from mountcr.planning.choices import Tcp
@@ -137,6 +138,7 @@ def _runs(pid: int) -> bool:
 
 def _check(manifest: Manifest, plan: Plan, stdio: str) -> None:
     container = manifest.facts.container
+    refuse_imported(manifest, "engine")
     if container.engine not in _CLIENTS or container.bundle is None:
         msg = f"{container.engine}:{container.id} has no engine that could take it over"
         hint = "dump it by the name that its engine knows, or restore without --via engine"

@@ -24,6 +24,7 @@ from mountcr.errors import CapabilityError, CriuError, MountcrError, RefusedErro
 from mountcr.journal import HandingOver, note
 from mountcr.kernel import mounts
 from mountcr.operations.network import ready as ready_network
+from mountcr.operations.refusal import refuse_imported
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.operations.streams import standard_streams
 from mountcr.paths import KPath, fsdecode
@@ -187,6 +188,7 @@ class ByRuntime:
 
 def _check(manifest: Manifest, plan: Plan) -> None:
     container = manifest.facts.container
+    refuse_imported(manifest, "runtime")
     if container.engine not in _RUNTIMES or container.bundle is None:
         msg = f"{container.engine}:{container.id} has no OCI runtime that could restore it"
         raise UsageError(msg, hint="leave --via out: CRIU restores it without one")

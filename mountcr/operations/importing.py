@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from mountcr.planning.records import Plan
     from mountcr.planning.steps import Step
     from mountcr.rootfs.batches import Progress
+    from mountcr.rootfs.tar import Findings
 
     Check: TypeAlias = Callable[[Reader], None]
 
@@ -78,7 +80,6 @@ _UNPACKED: Final = "unpacked"
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
-_DIRECTORIES: Final = frozenset({IMAGES, MOUNTS, LAYERS, FOREIGN})
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -108,6 +109,9 @@ class ImportResult(Record, frozen=True, kw_only=True, omit_defaults=False):
     What was imported: `images` is the directory for `restore`, in `at`, which holds all of it.
 
     `digest` is the SHA-256 of the document of the bundle, `bytes` what was read of members.
+    `stripped` are the extended attributes of files that mean something to this host, and were left
+    out, by name how often. `notes` are sentences on that and on what the writable layer lets do
+    more than who runs it.
     """
 
     schema: str = IMPORT_SCHEMA
@@ -119,6 +123,8 @@ class ImportResult(Record, frozen=True, kw_only=True, omit_defaults=False):
     digest: str
     bytes: int
     layers: tuple[PlacedLayer, ...]
+    stripped: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
     seconds: float
 
 
@@ -194,6 +200,7 @@ class _Import:
         self._reader = reader
         self._progress = progress
         self._size = 0
+        self._archives: dict[KPath, Findings] = {}
         bundle = self._bundle = reader.bundle
         self._id = wanted.id or bundle.dump.facts.container.id
         if _ID.fullmatch(self._id) is None or self._id.endswith("."):
@@ -225,7 +232,9 @@ class _Import:
         with Partial(self._at) as made:
             self._unpack(made.fd)
             steps = tuple(rebased(self.steps(), self._at, made.path))
-            with applied(steps, LiveKernel(progress=self._progress)):
+            kernel = LiveKernel(progress=self._progress)
+            with applied(steps, kernel):
+                self._archives = kernel.archives
                 remove_tree(self._unpacked)
                 manifest = self._manifest()
                 images = paths.join(made.path, IMAGES)
@@ -270,13 +279,7 @@ class _Import:
         for name in (MOUNTS, LAYERS):
             os.mkdir(f"{_UNPACKED}/{name}", 0o700, dir_fd=at)
         for member, content in self._reader.members():
-            directory, _, name = member.name.partition("/")
-            if directory not in _DIRECTORIES or "/" in name or not name:
-                msg = f"{self._reader.shown}: {shown(member.name)} (rule: unknown members)"
-                raise RefusedError(
-                    msg, hint="it is of a newer mountcr, or no bundle; nothing is left"
-                )
-            if directory == LAYERS and member.name not in wanted:
+            if member.name.startswith(f"{LAYERS}/") and member.name not in wanted:
                 continue
             self._write(at, self._where(member.name), content)
         for each in self._bundle.mounts:
@@ -284,7 +287,7 @@ class _Import:
                 _finish(at, each.member, each.uid, each.gid, each.mode)
 
     def _where(self, name: str) -> str:
-        tar = name.endswith(".tar") and not name.startswith(f"{IMAGES}/")
+        tar = name.endswith(".tar") and name.startswith((f"{MOUNTS}/", f"{LAYERS}/"))
         return f"{_UNPACKED}/{name}" if tar else name
 
     def _wanted(self) -> set[str]:
@@ -350,8 +353,24 @@ class _Import:
                     self._bundle.layers, stack.lowers, bundled, strict=False
                 )
             ),
+            stripped=self._stripped(),
+            notes=tuple(self._notes()),
             seconds=seconds,
         )
+
+    def _stripped(self) -> dict[str, int]:
+        """Count what was left out of all archives, by name."""
+        total: Counter[str] = Counter()
+        for each in self._archives.values():
+            total.update(each.stripped)
+        return dict(sorted(total.items()))
+
+    def _notes(self) -> Iterator[str]:
+        for name, count in self._stripped().items():
+            yield f"{shown(name)} was left out of {count} file(s): it means something to this host"
+        upper = self._archives.get(paths.join(self._unpacked, UPPER))
+        for what, found in sorted(upper.privileged.items()) if upper else ():
+            yield f"the writable layer has {len(found)} file(s) with {what}, such as {found[0]}"
 
 
 def _partial(at: KPath) -> KPath:

@@ -42,7 +42,7 @@ from mountcr.operations.restored import compare, is_announced
 from mountcr.paths import KPath, decode
 from mountcr.planning.choices import RESTORE_ROOT, Choices, new_upper
 from mountcr.planning.planner import make_plan, needed_mountpoints
-from mountcr.planning.requests import lying
+from mountcr.planning.requests import lying, requested_paths
 from mountcr.planning.steps import split_preparation
 from mountcr.planning.unions import show_unions
 from mountcr.planning.whereabouts import Whereabouts
@@ -166,6 +166,7 @@ def _target(manifest: Manifest, choices: Choices, host: Host) -> Target:
         externals=first.externals,
         mountpoints=inside,
         files=[(file, where.of(file.path)) for file in manifest.files],
+        requests=requested_paths(facts, first, choices),
     )
 
 

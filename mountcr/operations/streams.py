@@ -116,6 +116,9 @@ def _open(path: str, flags: int) -> int:
 
 def _reopen(each: Inherited) -> int:
     """Open a file of the host again, in its layer or by the path it was shown under."""
+    if each.requested is not None:
+        msg = f"descriptor {each.fd} led to {each.requested}, which nobody has allowed"
+        raise RefusedError(f"{msg} (rule: requests)", hint="--allow-bind DIR allows what is in it")
     path = each.source or each.shown
     flags = (each.flags & _REOPENED) | os.O_CLOEXEC
     try:

@@ -93,7 +93,9 @@ def plan_criu(
         mntns_compat=engine is not None and engine.asked_for,
         extra=choices.extra,
     )
-    command = (facts.host.criu.command if facts.host.criu else ()) or ("criu",)
+    # facts from elsewhere name a program of theirs, and people run what a plan prints
+    ours = facts.host.criu if facts.imported is None else None
+    command = (ours.command if ours else ()) or ("criu",)
     reasons = [Reason(option=f"--manage-cgroups={mode}", because=why_mode)]
     reasons += _reasons(externals, descriptors)
     reasons += (

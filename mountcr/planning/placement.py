@@ -9,6 +9,7 @@ of converted layers. The writable layer is always a new one.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -41,7 +42,7 @@ class LayerAt(Record, frozen=True, kw_only=True):
     """
     Where a lower layer is read from.
 
-    `key` is what it is called in the cache when it is converted: a digest of what it holds. `plain`
+    `key` is a digest of what it holds, the part of its name in the cache that is its own. `plain`
     tells that a layer of a store has nothing that any driver would read in another way. `flat` is
     a directory that holds all below it as well.
     """
@@ -150,8 +151,8 @@ def place(
         whole = (changes, changes)
     lowers: list[KPath] = []
     steps: list[Step] = []
-    for number, layer in enumerate(layers):
-        path, step = _lower(layer, whole[number + 1 :], other, marks)
+    for number, (layer, name) in enumerate(zip(layers, _names(layers), strict=True)):
+        path, step = _lower(layer, name, whole[number + 1 :], other, marks)
         if path not in lowers:
             lowers.append(path)
             steps += step
@@ -180,13 +181,28 @@ def _place_of(path: KPath) -> KPath:
     return CACHE if paths.is_beneath(path, CACHE) else path
 
 
+def _names(layers: tuple[LayerAt, ...]) -> tuple[str, ...]:
+    """
+    Give what each layer, top first, is called in the cache: by its content and all below it.
+
+    What a tar leaves out is taken from below: the modes of parents, the files that hard links mean.
+    By its own digest alone a layer of one bundle would become that of another.
+    """
+    names: list[str] = []
+    below = ""
+    for layer in reversed(layers):
+        below = hashlib.sha256(f"{layer.key} {below}".encode()).hexdigest() if below else layer.key
+        names.append(below)
+    return tuple(reversed(names))
+
+
 def _lower(
-    layer: LayerAt, below: tuple[StoredLayer, ...], driver: Driver, marks: str
+    layer: LayerAt, name: str, below: tuple[StoredLayer, ...], driver: Driver, marks: str
 ) -> tuple[KPath, list[Step]]:
     """Give where a layer is read from, and what puts it there."""
     if layer.plain or layer.stored.dialect == marks:
         return layer.stored.path, []
-    into = paths.join(CACHE, f"{layer.key}.{marks}")
+    into = paths.join(CACHE, f"{name}.{marks}")
     because = f"{driver.name} reads layers in its own marks"
     layers = (layer.stored, *below)
     return into, [Convert(layers=layers, into=into, to=marks, shared=True, because=because)]

@@ -27,7 +27,7 @@ from mountcr.planning.imaged import imaged_externals
 from mountcr.planning.misreported import find_misreported, rewrites
 from mountcr.planning.network import plan_network
 from mountcr.planning.records import ContainerSummary, External, Plan, Rootfs, Verdict
-from mountcr.planning.requests import answered, request_steps
+from mountcr.planning.requests import answered, answered_files, request_steps
 from mountcr.planning.rootfs import find_stack, plan_rootfs
 from mountcr.planning.steps import Attributes, Mountpoint, Propagation, Step
 from mountcr.planning.torn import torn_steps
@@ -94,7 +94,7 @@ def make_plan(
     )
     externals = _externals(case)
     misreported = find_misreported(facts)
-    descriptors = inherited(facts, misreported)
+    descriptors = answered_files(facts, inherited(facts, misreported), case.choices, target)
     put_right = rewrites(facts, misreported)
     rootfs = _rootfs(case, externals)
     network = plan_network(
@@ -210,7 +210,7 @@ def _externals(case: _Situation) -> tuple[External, ...]:
         for each in externals
     )
     placed = place_unions(case.graph, externals, case.at)
-    return answered(facts, placed, case.choices)
+    return answered(facts, placed, case.choices, case.target)
 
 
 def _external_nodes(case: _Situation, externals: tuple[External, ...]) -> frozenset[Node]:
@@ -254,8 +254,9 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
         return msgspec.structs.replace(rootfs, steps=rootfs.steps + unions)
     before = tuple(_mountpoint_steps(case, case.graph, case.target))
     mode, _ = choose_mode(case.facts, case.choices.cgroups)
+    torn = () if imported else torn_steps(container, externals, case.host)
     after = (
-        *torn_steps(container, externals, case.host),
+        *torn,
         *request_steps(case.facts, externals),
         *unions,
         *_external_mountpoint_steps(case.graph, externals),

@@ -84,7 +84,8 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
     in a plan and the same as `fd` where it can be. `key` is CRIU's: `pipe:[INO]`, `file[MNT:INO]`
     or `tty[RDEV:DEV]`, numbers of the latter two in hexadecimal. `shown` is what /proc showed;
     `position` is that of a file, in bytes. `source` is where it is opened on the host, None for
-    the path that was shown. Of a file that is only mapped `fd` is -1.
+    the path that was shown; `requested` is that of facts from elsewhere, where nobody has allowed
+    it. Of a file that is only mapped `fd` is -1.
     """
 
     number: int
@@ -96,6 +97,7 @@ class Inherited(Record, frozen=True, kw_only=True, omit_defaults=False):
     flags: int = 0
     position: int = 0
     source: KPath | None = None
+    requested: KPath | None = None
     because: str
 
 

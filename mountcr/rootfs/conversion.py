@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mountcr.paths import KPath
+    from mountcr.rootfs.tar import Findings
     from mountcr.rootfs.writer import Progress, Written
     from mountcr.stack import StoredLayer
 
@@ -31,15 +32,16 @@ def write_merged(
     into: KPath,
     *,
     progress: Progress | None = None,
+    archives: dict[KPath, Findings] | None = None,
 ) -> Written:
     """
     Write what layers show, top first, into a directory that is not there yet.
 
-    Its parents are made. Raises OSError, RefusedError naming what cannot be written; the directory
-    is not there then, and the layers are untouched.
+    Its parents are made. `archives` is as for `opened`. Raises OSError, RefusedError naming what
+    cannot be written; the directory is not there then, and the layers are untouched.
     """
     journal.make_directories(os.path.dirname(decode(into)))
-    with opened(layers, data) as view:
+    with opened(layers, data, archives=archives) as view:
         return write(everything(view), into, get_dialect("vfs"), progress=progress)
 
 
@@ -65,15 +67,17 @@ def write_changes(
     *,
     writable: bool = True,
     progress: Progress | None = None,
+    archives: dict[KPath, Findings] | None = None,
 ) -> Written:
     """
     Write what the topmost of some layers changes of the others, in the dialect `to`.
 
     `writable` tells that it is the writable one of a stack; another one, which stays for the next
-    who needs it, is on the disk when it gets its name. Everything else is as in `write_merged`.
+    who needs it, is on the disk when it gets its name, and where it lies is the owner's alone: any
+    file of it may be setuid. Everything else is as in `write_merged`.
     """
-    journal.make_directories(os.path.dirname(decode(into)))
-    with opened(layers, data) as view:
+    journal.make_directories(os.path.dirname(decode(into)), 0o755 if writable else 0o700)
+    with opened(layers, data, archives=archives) as view:
         entries = changes(view.layers[0], view.below(), writable=writable)
         return write(entries, into, get_dialect(to), progress=progress, durable=not writable)
 

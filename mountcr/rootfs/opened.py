@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from mountcr.paths import KPath
+    from mountcr.rootfs.tar import Findings
     from mountcr.rootfs.tree import Tree
     from mountcr.stack import StoredLayer
 
@@ -27,11 +28,17 @@ OCI: Final = "oci"
 
 
 @contextlib.contextmanager
-def opened(layers: Iterable[StoredLayer], data: Iterable[KPath] = ()) -> Generator[View]:
+def opened(
+    layers: Iterable[StoredLayer],
+    data: Iterable[KPath] = (),
+    *,
+    archives: dict[KPath, Findings] | None = None,
+) -> Generator[View]:
     """
     Open layers, top first, and data-only ones for a block, and give what they show.
 
-    A layer in the dialect `oci` may be a tar. Raises OSError naming the directory that cannot be
+    A layer in the dialect `oci` may be a tar, and what is worth knowing of that goes into
+    `archives`. Raises OSError naming the directory that cannot be
     opened, UsageError for an unknown dialect, RefusedError for a tar that is not as it may be.
     """
     directories = Directories()
@@ -43,7 +50,10 @@ def opened(layers: Iterable[StoredLayer], data: Iterable[KPath] = ()) -> Generat
             if is_tar(layer):
                 from mountcr.rootfs.tar import TarTree  # what most stacks have no use for
 
-                tree = stack.enter_context(TarTree(layer.path, below if below.layers else None))
+                tar = TarTree(layer.path, below if below.layers else None)
+                tree = stack.enter_context(tar)
+                if archives is not None:
+                    archives[layer.path] = tar.found
             else:
                 tree = stack.enter_context(DirectoryTree(layer.path, directories))
             below = View((get_dialect(layer.dialect).layer(tree), *below.layers), below.data)

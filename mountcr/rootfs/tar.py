@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tarfile
 import tempfile
 from decimal import Decimal, DecimalException
@@ -26,20 +27,18 @@ from mountcr.compression import (
 )
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
-from mountcr.paths import decode, encode
+from mountcr.paths import KPath, decode, encode
 from mountcr.rootfs.copying import Copier
 from mountcr.rootfs.inode import Inode
-from mountcr.rootfs.tree import Content, join, shown
+from mountcr.rootfs.tree import MOST, Content, join, shown
+from mountcr.tarmembers import members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mountcr.paths import KPath
     from mountcr.rootfs.tree import Tree
 
-__all__ = ["Limits", "TarTree"]
-
-_BLOCK: Final = 512
+__all__ = ["Findings", "Limits", "TarTree"]
 
 _SAME: Final = "surrogateescape"
 
@@ -49,9 +48,15 @@ _XATTR: Final = "SCHILY.xattr."
 _STRIPPED: Final = ("user.overlay.", "user.fuseoverlayfs.", "user.containers.override_")
 """Marks of union file systems, which would mean something to the next one."""
 
-_KEPT: Final = frozenset(
-    {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
-)
+_CAPABILITY: Final = KPath("security.capability")
+
+_KEPT: Final = frozenset({_CAPABILITY, "system.posix_acl_access", "system.posix_acl_default"})
+
+_INODE: Final = 64
+"""Bytes that a directory counts for beside its name."""
+
+_NAMED: Final = 100
+"""How many names of extended attributes that are left out are counted by themselves."""
 
 _TYPES: Final = {
     tarfile.REGTYPE: InodeType.FILE,
@@ -70,13 +75,32 @@ _IMPLIED: Final = Inode(type=InodeType.DIRECTORY, mode=0o755)
 
 
 class Limits(NamedTuple):
-    """What an archive may have at most; `ratio` is that of its size to the compressed one."""
+    """
+    What an archive may have at most.
 
-    members: int = 5_000_000
+    `members` is the number of names and `implied` the bytes that those of directories take which
+    are no members; `ratio` is that of the size to the compressed one; `header` are bytes that
+    describe one member, with the extents of a sparse file.
+    """
+
+    members: int = 2_000_000
     size: int = 1 << 40
     ratio: int = 2000
+    implied: int = 1 << 26
+    header: int = 1 << 22
     path: int = 4095
     xattr: int = 1 << 16
+
+
+class Findings(NamedTuple):
+    """
+    What is worth knowing of an archive: extended attributes that were `stripped`, by name how
+    often; and what lets a file do more than who runs it, `setuid`, `setgid` or
+    `security.capability`, with the paths that have it.
+    """
+
+    stripped: dict[str, int]
+    privileged: dict[str, list[KPath]]
 
 
 class _Member(NamedTuple):
@@ -92,8 +116,8 @@ class TarTree:
 
     `below` is what lies below the layer: a hard link to a path that is not in the archive means a
     file there, which then is in this tree by both names, and a directory that is only implied is as
-    it is there. `stripped` counts the extended attributes that were left out, by name. Devices are
-    refused unless `devices`. `close()` gives the file back; a `with` block does too.
+    it is there. `found` is what is worth knowing of it. Devices are refused unless `devices`.
+    `close()` gives the file back; a `with` block does too.
     """
 
     def __init__(
@@ -105,7 +129,7 @@ class TarTree:
         limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self.path = path
-        self.stripped: dict[str, int] = {}
+        self.found = Findings({}, {})
         self._below = below
         self._devices = devices
         self._limits = limits
@@ -116,6 +140,7 @@ class TarTree:
         self._links: dict[bytes, bytes] = {}
         self._number = 0
         self._size = 0
+        self._implying = 0
         self._file = self._opened()
         try:
             self._device = os.fstat(self._file.fileno()).st_dev
@@ -159,6 +184,11 @@ class TarTree:
             return Content(os.dup(self._file.fileno()), offset, inode.size)
         return Content(self._expanded(offset, sparse, inode.size), 0, inode.size)
 
+    def _count(self) -> None:
+        """See that there are not too many names."""
+        if len(self._inodes) + len(self._links) > self._limits.members:
+            self._refuse(f"it has more than {self._limits.members} members", "members")
+
     # --- The archive ------------------------------------------------------------------------------
 
     def _opened(self) -> IO[bytes]:
@@ -176,50 +206,43 @@ class TarTree:
 
     def _unpacked(self, packed: IO[bytes], chunks: Iterator[bytes]) -> IO[bytes]:
         most = min(self._limits.size, os.fstat(packed.fileno()).st_size * self._limits.ratio)
-        whole = tempfile.TemporaryFile()  # noqa: SIM115 - close() does
+        whole = self._temporary()
         size = 0
         try:
             for chunk in chunks:
                 size += len(chunk)
                 if size > most:
-                    self._refuse(f"it unpacks to more than {most} bytes")
+                    self._refuse(f"it unpacks to more than {most} bytes", "ratio")
                 whole.write(chunk)
             whole.flush()
             whole.seek(0)
         except DamagedStreamError as error:
             whole.close()
-            self._refuse(f"it is damaged: {error.message}")
+            self._refuse(f"it is damaged: {error.message}", "compressed stream")
         except BaseException:
             whole.close()
             raise
         packed.close()
         return whole
 
+    def _temporary(self) -> IO[bytes]:
+        """Give a file without a name, where the archive lies if one may write there."""
+        directory = os.path.dirname(decode(self.path)) or b"."
+        return tempfile.TemporaryFile(dir=directory if os.access(directory, os.W_OK) else None)
+
     def _read(self) -> None:
         """Take every member, and see that the archive ends where it says so."""
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            with tarfile.open(
-                fileobj=self._file, mode="r:", encoding="utf-8", errors=_SAME
-            ) as archive:
-                for count, member in enumerate(archive):
-                    if count >= self._limits.members:
-                        self._refuse(f"it has more than {self._limits.members} members")
-                    self._take(member)
-                end = archive.offset
-        except (tarfile.TarError, ValueError, OverflowError) as error:
-            self._refuse(f"it is no tar, or damaged: {error}")
-        rest = os.pread(self._file.fileno(), _BLOCK, end)
-        if rest.strip(b"\0") or end > size:
-            self._refuse(f"it is damaged at byte {end}")
+        for member in members(self._file, self._limits.header, self._refuse, closed=False):
+            self._take(member)
+            self._count()
 
     def _take(self, member: tarfile.TarInfo) -> None:
         name = member.pax_headers.get("GNU.sparse.name", member.name)
         path = self._path(name.encode("utf-8", _SAME), "the name")
         if not path and not member.isdir():
-            self._refuse("its root is no directory")
+            self._refuse("its root is no directory", "types of members")
         if path in self._inodes or path in self._links:
-            self._refuse(f"{shown(path)} is there twice")
+            self._refuse(f"{shown(path)} is there twice", "duplicate members")
         if member.type == tarfile.LNKTYPE:
             self._links[path] = self._path(member.linkname.encode("utf-8", _SAME), "the target")
             return
@@ -227,9 +250,11 @@ class TarTree:
         inode = self._inode(path, member, number)
         self._inodes[path] = inode
         if inode.is_file:
+            for each in _privileges(inode):
+                self.found.privileged.setdefault(each, []).append(shown(path))
             self._size += inode.size
             if self._size > self._limits.size:
-                self._refuse(f"its files have more than {self._limits.size} bytes")
+                self._refuse(f"its files have more than {self._limits.size} bytes", "size")
             self._members[number] = _Member(member.offset_data, self._extents(path, member))
 
     def _extents(self, path: bytes, member: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
@@ -241,30 +266,32 @@ class TarTree:
         end = 0
         for start, length in extents:
             if length < 0 or start < end:
-                self._refuse(f"{shown(path)} has extents in no order")
+                self._refuse(f"{shown(path)} has extents in no order", "sparse files")
             end = start + length
         if end > member.size:
-            self._refuse(f"{shown(path)} has extents beyond its end")
+            self._refuse(f"{shown(path)} has extents beyond its end", "sparse files")
         return extents
 
     def _inode(self, path: bytes, member: tarfile.TarInfo, number: int) -> Inode:
         kind = _TYPES.get(member.type)
         if kind is None:
-            self._refuse(f"{shown(path)} is of a type that no layer has, {member.type!r}")
+            self._refuse(
+                f"{shown(path)} is of a type that no layer has, {member.type!r}", "types of members"
+            )
         rdev = "0:0"
         if kind in {InodeType.CHARACTER, InodeType.BLOCK}:
             rdev = f"{member.devmajor}:{member.devminor}"
             if not self._devices or (kind is InodeType.CHARACTER and rdev == "0:0"):
-                self._refuse(f"{shown(path)} is the {kind} device {rdev}")
+                self._refuse(f"{shown(path)} is the {kind} device {rdev}", "devices")
         target = None
         if kind is InodeType.SYMLINK:
             text = member.linkname.encode("utf-8", _SAME)
             if not text or b"\0" in text or len(text) > self._limits.path:
-                self._refuse(f"{shown(path)} is a symbolic link to no path")
+                self._refuse(f"{shown(path)} is a symbolic link to no path", "symbolic links")
             target = encode(text)
         for owner in (member.uid, member.gid):
             if not 0 <= owner < (1 << 32) - 1:
-                self._refuse(f"{shown(path)} has the owner {owner}")
+                self._refuse(f"{shown(path)} has the owner {owner}", "owners")
         mtime = self._time(path, member, "mtime", int(member.mtime) * 10**9)
         return Inode(
             type=kind,
@@ -284,10 +311,15 @@ class TarTree:
         """Give a path beneath the root."""
         parts = name.split(b"/")
         if name.startswith(b"/") or b".." in parts or b"\0" in name or not name:
-            self._refuse(f"{what} {encode(name) or 'of nothing'} leaves the root, or is none")
+            self._refuse(
+                f"{what} {encode(name) or 'of nothing'} leaves the root, or is none",
+                "names of members",
+            )
         path = b"/".join(part for part in parts if part not in {b"", b"."})
-        if len(path) > self._limits.path:
-            self._refuse(f"{what} {encode(path[:64])}… has {len(path)} bytes")
+        longest = max(map(len, parts))
+        if len(path) > self._limits.path or longest > MOST:
+            what = f"{what} {encode(path[:64])}… has {max(len(path), longest)} bytes"
+            self._refuse(what, "names of members")
         return path
 
     def _time(self, path: bytes, member: tarfile.TarInfo, key: str, otherwise: int) -> int:
@@ -299,7 +331,7 @@ class TarTree:
         except (DecimalException, ValueError, OverflowError):
             time = 1 << 63
         if not -(1 << 63) <= time < 1 << 63:
-            self._refuse(f"{shown(path)} has the {key} {text!a}")
+            self._refuse(f"{shown(path)} has the {key} {text!a}", "times")
         return time
 
     def _xattrs(self, path: bytes, headers: Mapping[str, str]) -> dict[KPath, bytes]:
@@ -311,11 +343,16 @@ class TarTree:
             name = key[len(_XATTR) :].replace("%3D", "=").replace("%25", "%")
             data = value.encode("utf-8", _SAME)
             if len(data) > self._limits.xattr or len(name) > 255:  # noqa: PLR2004 - XATTR_NAME_MAX
-                self._refuse(f"{shown(path)} has an extended attribute of {len(data)} bytes")
+                self._refuse(
+                    f"{shown(path)} has an extended attribute of {len(data)} bytes",
+                    "extended attributes",
+                )
             if (name.startswith("user.") and not name.startswith(_STRIPPED)) or name in _KEPT:
                 found[encode(name)] = data
             else:
-                self.stripped[name] = self.stripped.get(name, 0) + 1
+                stripped = self.found.stripped
+                name = name if name in stripped or len(stripped) < _NAMED else "others"
+                stripped[name] = stripped.get(name, 0) + 1
         return found
 
     # --- The tree ---------------------------------------------------------------------------------
@@ -331,14 +368,18 @@ class TarTree:
             self._place(path)
 
     def _resolve(self, path: bytes) -> None:
-        seen = [path]
-        while (target := self._links[seen[-1]]) in self._links:
+        seen = {path: None}  # in their order
+        target = self._links[path]
+        while target in self._links:
             if target in seen:
-                self._refuse(f"{shown(path)} is a hard link to itself")
-            seen.append(target)
+                self._refuse(f"{shown(path)} is a hard link to itself", "hard links")
+            seen[target] = None
+            target = self._links[target]
         inode = self._inodes.get(target) or self._from_below(path, target)
         if inode.is_directory:
-            self._refuse(f"{shown(path)} is a hard link to the directory {shown(target)}")
+            self._refuse(
+                f"{shown(path)} is a hard link to the directory {shown(target)}", "hard links"
+            )
         for each in seen:
             self._inodes[each] = inode
             self._links[each] = target
@@ -347,9 +388,8 @@ class TarTree:
         """Take a file of the layers below into this one, as overlayfs does when it gets a link."""
         inode = self._below.inode(target) if self._below else None
         if inode is None:
-            msg = (
-                f"{self.path}: {shown(path)} is a hard link to {shown(target)}, which is not there"
-            )
+            what = f"{shown(path)} is a hard link to {shown(target)}, which is not there"
+            msg = f"{self.path}: {what} (rule: hard links)"
             raise RefusedError(msg, hint="name the layers below, which may have it")
         self._number = number = self._number + 1
         self._targets[number] = target
@@ -381,8 +421,15 @@ class TarTree:
             above = self._inodes.get(parent)
             if above is None:
                 above = self._inodes[parent] = self._implied(parent)
+                self._implying += len(parent) + _INODE
+                if self._implying > self._limits.implied:
+                    what = f"{shown(path)} lies in one directory too many that is no member"
+                    self._refuse(what, "members")
             if not above.is_directory:
-                self._refuse(f"{shown(path)} lies below {shown(parent)}, which is no directory")
+                self._refuse(
+                    f"{shown(path)} lies below {shown(parent)}, which is no directory",
+                    "types of members",
+                )
             names = self._names.setdefault(parent, {})
             if name in names:
                 return
@@ -391,7 +438,7 @@ class TarTree:
 
     def _expanded(self, offset: int, sparse: tuple[tuple[int, int], ...], size: int) -> int:
         """Put a sparse member into a file of its own, with its holes."""
-        with tempfile.TemporaryFile() as file:
+        with self._temporary() as file:
             copier = Copier()
             for start, length in sparse:
                 content = Content(self._file.fileno(), offset, length)
@@ -400,9 +447,18 @@ class TarTree:
             os.ftruncate(file.fileno(), size)
             return os.dup(file.fileno())
 
-    def _refuse(self, what: str) -> NoReturn:
-        msg = f"{self.path}: {what}"
+    def _refuse(self, what: str, rule: str) -> NoReturn:
+        msg = f"{self.path}: {what} (rule: {rule})"
         raise RefusedError(msg, hint="make the archive anew; nothing was unpacked")
+
+
+def _privileges(inode: Inode) -> Iterator[str]:
+    if inode.mode & stat.S_ISUID:
+        yield "setuid"
+    if inode.mode & stat.S_ISGID and inode.mode & stat.S_IXGRP:
+        yield "setgid"
+    if _CAPABILITY in inode.xattrs:
+        yield _CAPABILITY
 
 
 def _with(inode: Inode, **fields: object) -> Inode:

@@ -46,8 +46,13 @@ def _sources(context: Context) -> Iterator[Found]:
     """
     M3: sources that are unknown, gone and not made again, or a directory for a file.
 
-    What came from elsewhere asks for sources that nobody has given yet, whatever the target.
+    What came from elsewhere asks for sources that nobody has given yet, and for files that lay
+    outside, whatever the target.
     """
+    for each in context.inherited:
+        if each.requested is not None:
+            what = f"descriptor {each.fd}, a {each.type}, which only --allow-bind can allow"
+            yield Found(each.requested, what)
     if context.target is None:
         for external in context.externals:
             if external.requested is not None:

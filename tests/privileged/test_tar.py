@@ -285,7 +285,7 @@ def test_marks_of_others_are_stripped(tmp_path: Path) -> None:
         inode = tree.inode(b"a")
         assert inode is not None
         assert inode.xattrs == {"user.mine": CAPABILITY, "security.capability": CAPABILITY}
-        assert tree.stripped == dict.fromkeys(names[:6], 1)
+        assert tree.found.stripped == dict.fromkeys(names[:6], 1)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def split(
 def _whited_out(directory: bytes, mark: bytes) -> bytes:
     name = mark[len(PREFIX) :]
     if name in _NOTHING:
-        msg = f"{shown(join(directory, mark))} is the whiteout of no name"
+        msg = f"{shown(join(directory, mark))} is the whiteout of no name (rule: whiteouts)"
         raise RefusedError(msg, hint="remove it: nobody but a broken program writes such names")
     return name
 
