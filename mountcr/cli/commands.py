@@ -151,10 +151,16 @@ def _dump(subparsers: Subparsers) -> None:
 
 def _rebuild(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "rebuild", "mount the root file system of a container")
-    add_reference(parser, metavar="DIR|REF")
+    add_reference(parser, metavar="DIR|REF|FILE")
     parser.add_argument("--at", metavar="DIR", required=True, help="where it is mounted")
-    parser.add_argument("--ro", action="store_true", help="read-only: no layer is written into")
+    parser.add_argument(
+        "--ro",
+        action="store_true",
+        help="read-only: no layer is written into; what is unpacked of a bundle goes at umount",
+    )
     add_rootfs(parser)
+    parser.add_argument("--id", metavar="NEW", help="the id that the container of a bundle gets")
+    add_key(parser)
     add_dry_run(parser)
 
 

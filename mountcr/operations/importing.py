@@ -35,7 +35,7 @@ from mountcr.observation.storedlayers import found_layers, surveyed
 from mountcr.operations.leftovers import recorded
 from mountcr.operations.repairs import put_right
 from mountcr.paths import KPath, decode
-from mountcr.planning.choices import CACHE, STATE
+from mountcr.planning.choices import CACHE, IMPORTS, RESTORE_ROOT
 from mountcr.planning.placement import choose_layers, place, rebased
 from mountcr.planning.planner import make_plan
 from mountcr.planning.renaming import groups_of, rename
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     Check: TypeAlias = Callable[[Reader], None]
 
 __all__ = [
-    "IMPORTS",
     "IMPORT_SCHEMA",
     "ImportChoices",
     "ImportResult",
@@ -71,9 +70,6 @@ __all__ = [
 ]
 
 IMPORT_SCHEMA: Final = "mountcr/import/1"
-
-IMPORTS: Final = paths.join(paths.parent(STATE), "containers")
-"""Where imported containers lie when nobody says where, each in a directory of its id."""
 
 _UNPACKED: Final = "unpacked"
 """The directory in that of a container for members that are read from there and removed then."""
@@ -88,12 +84,14 @@ class ImportChoices(Record, frozen=True, kw_only=True):
     How a bundle is put on this host.
 
     `id` is the container's new id, empty for its own; `driver` the storage driver, empty for that
-    of the bundle; `at` the new directory, None for the usual one.
+    of the bundle; `at` the new directory, None for the usual one. With `root_only` nothing but the
+    root file system is unpacked, so that there is nothing to restore.
     """
 
     id: str = ""
     driver: str = ""
     at: KPath | None = None
+    root_only: bool = False
 
 
 class PlacedLayer(Record, frozen=True, kw_only=True):
@@ -168,9 +166,10 @@ def plan_bundle(
     *,
     roots: Roots | None = None,
     check: Check = lambda _reader: None,
+    at: KPath = RESTORE_ROOT,
 ) -> Plan:
     """
-    Plan to restore a bundle on this host, which is looked at but not changed.
+    Plan to restore a bundle on this host, which is looked at but not changed; the root is at `at`.
 
     The steps begin with those that write layers. What only the root file system itself can tell,
     when it is there, is not in it. Raises as `import_bundle` does.
@@ -178,7 +177,7 @@ def plan_bundle(
     with opened(path) as reader:
         check(reader)
         work = _Import(reader, wanted, roots, None)
-        plan = make_plan(work.facts(), choices)
+        plan = make_plan(work.facts(), choices, at=at)
         if plan.rootfs is None:
             return plan
         steps = (*work.steps(), *plan.rootfs.steps)
@@ -201,6 +200,7 @@ class _Import:
         self._progress = progress
         self._size = 0
         self._archives: dict[KPath, Findings] = {}
+        self._root_only = wanted.root_only
         bundle = self._bundle = reader.bundle
         self._id = wanted.id or bundle.dump.facts.container.id
         if _ID.fullmatch(self._id) is None or self._id.endswith("."):
@@ -236,11 +236,14 @@ class _Import:
             with applied(steps, kernel):
                 self._archives = kernel.archives
                 remove_tree(self._unpacked)
-                manifest = self._manifest()
-                images = paths.join(made.path, IMAGES)
-                put_right(images, groups_of(self._bundle.dump.facts, self._id))
-                manifests.write(manifest, images, durable=False)
+                if not self._root_only:
+                    self._finish_images(paths.join(made.path, IMAGES))
                 made.complete()
+
+    def _finish_images(self, images: KPath) -> None:
+        """Make the images those of a container that lies here."""
+        put_right(images, groups_of(self._bundle.dump.facts, self._id))
+        manifests.write(self._manifest(), images, durable=False)
 
     def _place(self) -> Placement:
         upper = paths.join(self._at, "upper")
@@ -259,7 +262,7 @@ class _Import:
     def steps(self) -> Iterator[Step]:
         """Give the steps that write the layers, and the mounts that are directories."""
         yield from self._placement.steps
-        for each in self._bundle.mounts:
+        for each in () if self._root_only else self._bundle.mounts:
             if each.type is InodeType.DIRECTORY:
                 stored = StoredLayer(path=paths.join(self._unpacked, each.member), dialect="oci")
                 into = self._source(each.member)
@@ -279,10 +282,10 @@ class _Import:
         for name in (MOUNTS, LAYERS):
             os.mkdir(f"{_UNPACKED}/{name}", 0o700, dir_fd=at)
         for member, content in self._reader.members():
-            if member.name.startswith(f"{LAYERS}/") and member.name not in wanted:
-                continue
-            self._write(at, self._where(member.name), content)
-        for each in self._bundle.mounts:
+            of_root = member.name.startswith(f"{LAYERS}/")
+            if member.name in wanted if of_root else not self._root_only:
+                self._write(at, self._where(member.name), content)
+        for each in () if self._root_only else self._bundle.mounts:
             if each.type is not InodeType.DIRECTORY:
                 _finish(at, each.member, each.uid, each.gid, each.mode)
 

@@ -33,6 +33,7 @@ from mountcr.observation.holders import holders_of
 from mountcr.observation.layers import with_layers_of_all
 from mountcr.observation.stats import look
 from mountcr.observation.survey import survey
+from mountcr.operations.inspected import remove_inspected
 from mountcr.operations.leftovers import recorded
 from mountcr.operations.locks import held
 from mountcr.operations.refusal import refuse
@@ -119,6 +120,7 @@ def plan_rebuild(plan: Plan, at: KPath) -> Rootfs:
         root=None,
         survey=found,
         boot=boot_id(),
+        imported=plan.rootfs.imported,
     )
 
 
@@ -192,15 +194,19 @@ def unmount(at: KPath) -> None:
     """
     Unmount what `rebuild` mounted at a directory; what was written into layers stays.
 
+    Layers that were unpacked of a bundle to be looked at there are gone then.
     The server of a FUSE has ended then, unless what it serves is mounted elsewhere too, as the root
     of a container is that was restored from there. Raises UsageError when nothing is mounted there,
     LeftBehindError when files that somebody uses keep the server, OSError otherwise.
     """
     mounted = [mount for mount in mountinfo.read() if mount.mountpoint == at]
     if not mounted:
+        if remove_inspected(at):  # somebody else has unmounted it, or the machine was down
+            return
         raise UsageError(f"nothing is mounted at {at}", hint="name the directory given to --at")
     server = server_of(mounted[-1])
     LiveKernel().unmount(at)
+    remove_inspected(at)
     if server and not is_attached(server) and not wait(server, _ENDING):
         msg = f"{at} is unmounted, but its FUSE server, pid {server.pid}, still has users"
         raise LeftBehindError(msg, [f"process {server.pid}"], hint="it ends with the last of them")

@@ -13,7 +13,17 @@ from mountcr.paths import KPath, join
 if TYPE_CHECKING:
     from mountcr.stack import Stack
 
-__all__ = ["CACHE", "IMAGES", "RESTORE_ROOT", "STATE", "UNIONS", "Choices", "Tcp", "new_upper"]
+__all__ = [
+    "CACHE",
+    "IMAGES",
+    "IMPORTS",
+    "RESTORE_ROOT",
+    "STATE",
+    "UNIONS",
+    "Choices",
+    "Tcp",
+    "new_upper",
+]
 
 RESTORE_ROOT: Final = KPath("/run/mountcr/root")
 """Where a root is assembled, in a private mount namespace only: on the host it stays empty."""
@@ -26,6 +36,9 @@ STATE: Final = KPath("/var/lib/mountcr/rootfs")
 
 CACHE: Final = KPath("/var/lib/mountcr/layers")
 """Where converted lower layers lie, by the digest of what they change and their dialect."""
+
+IMPORTS: Final = KPath("/var/lib/mountcr/containers")
+"""Where imported containers lie when nobody says where, each in a directory of its id."""
 
 IMAGES: Final = KPath("IMAGES")
 """Stands for the images directory in a plan that is only looked at."""

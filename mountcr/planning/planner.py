@@ -246,6 +246,7 @@ def _rootfs(case: _Situation, externals: tuple[External, ...]) -> Rootfs | None:
         root=root,
         survey=case.target.survey if case.target else None,
         boot=(case.target.host if case.target else case.facts.host).boot,
+        imported=imported is not None,
     )
     if case.graph is None:
         return rootfs

@@ -105,11 +105,13 @@ class Rootfs(Record, frozen=True, kw_only=True, omit_defaults=False):
     """
     What the root file system will be made of, layers top first, and the steps that put it back.
 
-    `origin` is what it was made of; they differ when it is converted.
+    `origin` is what it was made of; they differ when it is converted. `imported` tells that the
+    layers came in a bundle.
     """
 
     driver: str
     origin: Stack
+    imported: bool = False
     layers: tuple[KPath, ...] = ()
     data: tuple[KPath, ...] = ()
     upper: KPath | None = None

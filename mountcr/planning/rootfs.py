@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mountcr.planning.choices import Choices
 
 __all__ = ["find_stack", "holders", "plan_rootfs", "read_only"]
+
+_FOLLOWED: Final = {"metacopy": "off", "redirect_dir": "nofollow"}
+"""Options of an overlay that decide which marks are followed, with what follows none."""
 
 _KEPT = ("nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow")
 
@@ -70,6 +73,7 @@ def plan_rootfs(
     root: Mount | None,
     survey: Survey | None = None,
     boot: str = "",
+    imported: bool = False,
 ) -> Rootfs:
     """
     Give the stack that will be mounted at `at` and the steps for it.
@@ -77,15 +81,20 @@ def plan_rootfs(
     The writable layer is used where it lies, unless another driver or another upper was asked
     for; then its changes are taken over and the original is left alone. `survey` tells which
     lower layers another driver can use where they lie. `root` is the root mount as it was, whose
-    attributes come back. `boot` is that of the host that mounts it (`Host.boot`).
+    attributes come back. `boot` is that of the host that mounts it (`Host.boot`). `imported` layers
+    are somebody else's: to look at them they are mounted so that nothing in them has an effect.
     """
     origin = stack
     driver = get_driver(choices.driver or stack.driver)
     existing = _existing(stack, host)
     upper = new_upper(choices, container, stack)
     if choices.readonly:
-        steps = [_bind(existing, at)] if existing else read_only(stack, at)
+        shown = _inspected(stack) if imported else stack
+        steps = [_bind(existing, at)] if existing else read_only(shown, at)
         steps.append(Attributes(at=at, attributes=("ro",), because="asked for"))
+        if imported:
+            because = "the layers came in a bundle"
+            steps.append(Attributes(at=at, attributes=("nosuid", "nodev"), because=because))
     elif upper:
         stack, preparation = convert(stack, driver, upper, survey or Survey())
         steps = [*preparation, *driver.assemble(stack, at)]
@@ -98,6 +107,7 @@ def plan_rootfs(
     return Rootfs(
         driver=stack.driver,
         origin=origin,
+        imported=imported,
         layers=stack.lowers,
         data=stack.data,
         upper=stack.upper,
@@ -128,6 +138,20 @@ def read_only(stack: Stack, at: KPath) -> list[Step]:
     frozen = msgspec.structs.replace(stack, lowers=lowers, upper=None, work=None)
     driver = get_driver(stack.driver if len(lowers) > 1 else "vfs")
     return list(driver.assemble(frozen, at))
+
+
+def _inspected(stack: Stack) -> Stack:
+    """
+    Give a stack whose marks lead nowhere.
+
+    A redirect or a metacopy of a layer would show a file of another one, whatever its mode there
+    (Documentation/filesystems/overlayfs.rst, "Metadata only copy up").
+    """
+    if stack.driver != "overlay":
+        return stack
+    kept = (each for each in stack.options if each.partition("=")[0] not in _FOLLOWED)
+    options = tuple(sorted((*kept, *(f"{name}={value}" for name, value in _FOLLOWED.items()))))
+    return msgspec.structs.replace(stack, options=options)
 
 
 def _attributes(root: Mount, at: KPath) -> list[Step]:

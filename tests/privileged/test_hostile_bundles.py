@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import pytest
 
 from hostile import IDS, LAYERS, SPOILED, bundle, document, member, tar
+from mountcr import mountinfo
 from mountcr.bundle.document import to_json
 from mountcr.cli import main
 from mountcr.kernel import syscalls
-from mountcr.operations import importing  # as the command line does, once
+from mountcr.planning.choices import IMPORTS as AT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.requires("root"), pytest.mark.any_kernel]
 
 HOME = Path("/var/lib/mountcr")
-IMPORTS = Path(importing.IMPORTS)
+IMPORTS = Path(AT)
 
 MOST_MEMORY = 300 << 20
 """Bytes of memory that the process may ever have had, however much an archive unpacks to."""
@@ -342,3 +343,53 @@ def test_a_directory_of_links_is_no_bundle(place: Path) -> None:
     ended = mountcr("import", at)
     assert "(rule: " in ended.err[0]
     ground.untouched()
+
+
+@pytest.mark.requires("overlay")
+@pytest.mark.parametrize("driver", ["overlay", "vfs"])
+def test_layers_of_others_are_looked_at_without_effect(driver: str, place: Path) -> None:
+    """
+    Read-only, setuid, devices and redirects of a bundle mean nothing.
+
+    Unmounting removes what was unpacked.
+    """
+    ground = Ground(place)
+    upper = tar(("etc/new", b"new\n"), member("su", mode=0o4755))
+    ground.file.write_bytes(bundle(members={"layers/upper.tar": upper}))
+    at = place / "at"
+    at.mkdir()
+    words = ("rebuild", ground.file, "--at", at, "--ro", "--driver", driver)
+    planned = mountcr(*words, "--dry-run")
+    assert planned.status == 0, planned
+    ground.untouched()
+    ground.empty()
+    ended = mountcr(*words)
+    assert ended.status == 0, ended
+    assert any("su" in line and "setuid" in line for line in ended.err)
+    (mount,) = [each for each in mountinfo.read() if each.mountpoint == str(at)]
+    assert {"ro", "nosuid", "nodev"} <= set(mount.options.split(","))
+    if driver == "overlay":
+        options = mount.super_options.split(",")
+        assert "redirect_dir=nofollow" in options
+        assert "metacopy=on" not in options
+    assert (at / "etc/new").read_text() == "new\n"
+    assert (at / "etc/hosts").read_text().startswith("127.0.0.1")
+    with pytest.raises(OSError, match="Read-only"):
+        (at / "x").touch()
+    (unpacked,) = (HOME / "inspected").iterdir()
+    assert stat.S_IMODE(unpacked.stat().st_mode) == 0o700
+    assert not list((unpacked / "images").iterdir())
+    assert mountcr("umount", at).status == 0
+    assert not list((HOME / "inspected").iterdir())
+    ground.untouched()
+
+
+@pytest.mark.requires("overlay")
+def test_a_rebuild_that_fails_leaves_nothing(place: Path) -> None:
+    """What was unpacked for a mount goes when there is no mount."""
+    ground = Ground(place)
+    ground.file.write_bytes(bundle())
+    ended = mountcr("rebuild", ground.file, "--at", place / "no/such", "--ro")
+    assert ended.status == 1, ended
+    ground.untouched()
+    assert not list((HOME / "inspected").glob("*"))
