@@ -2,13 +2,16 @@
 """
 What can go wrong: one root, a few leaves, each with the next thing to try.
 
-Every error holds a message of one line that names the file, mount or field, and a hint.
+Every error holds a message of one line that names the file, mount or field, and a hint. What does
+not print in them, as names of files may have it, is spelled in digits.
 Only the command line looks at `hint` and `exit_status`; library users catch `MountcrError`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from mountcr.render.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +43,9 @@ class MountcrError(Exception):
     exit_status = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = one_line(message)
+        self.hint = hint and one_line(hint)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Go through pickle whole, whatever the arguments of the subclass are."""

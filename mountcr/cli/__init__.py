@@ -20,6 +20,7 @@ from mountcr import __version__
 from mountcr.cli import commands
 from mountcr.errors import MountcrError
 from mountcr.interrupts import hold_back
+from mountcr.render.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,7 @@ def complain(message: str, hint: str | None = None) -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(" ".join(text.split()))
 
 
 def build_parser(word: str = "") -> argparse.ArgumentParser:

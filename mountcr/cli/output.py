@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mountcr.render.text import printable
+from mountcr.render.text import one_line
 
 if TYPE_CHECKING:
     from mountcr.render.outline import Outline
@@ -105,9 +105,9 @@ def _replace(path: str, content: bytes) -> None:
 
 def note(line: str) -> None:
     """Say what is to be known beside the result; it may come from an archive of anybody."""
-    talk(printable(f"note: {line}"))
+    talk(f"note: {line}")
 
 
 def talk(line: str) -> None:
-    """Say something that is not the result."""
-    print(line, file=sys.stderr)
+    """Say something that is not the result, in one line."""
+    print(one_line(line), file=sys.stderr)

@@ -3,7 +3,17 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "dot_string", "markup", "printable", "shortened"]
+__all__ = ["count", "dot_string", "markup", "one_line", "printable", "shortened"]
+
+
+def one_line(text: str) -> str:
+    r"""
+    Put text on one line, with nothing on it that a terminal obeys.
+
+    >>> one_line("a\n b\r\x1b[2J")
+    'a b \\x1b[2J'
+    """
+    return text if text.isprintable() else printable(" ".join(text.split()))
 
 
 def printable(text: str) -> str:
