@@ -38,6 +38,7 @@ __all__ = [
     "IDS",
     "LAYERS",
     "MEMBERS",
+    "ROOT",
     "SPOILED",
     "Spoiled",
     "bundle",
@@ -49,10 +50,10 @@ __all__ = [
 ]
 
 ROOT: Final = "10 5 0:50 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w"
-HOST: Final = """
-    1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
-    5 1 0:50 / /srv/web/rootfs rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w
-    7 1 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+HOST: Final = """\
+1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
+5 1 0:50 / /srv/web/rootfs rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w
+7 1 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
 """
 
 
@@ -86,10 +87,13 @@ MEMBERS: Final[Mapping[str, bytes]] = {
 }
 
 
-def facts(mounts: str = "", host: str = "") -> Facts:
+def facts(mounts: str = "", host: str = "", *, cgroup_namespace: bool = True) -> Facts:
     """Give the facts of a container on an overlay, with more mounts in it and on its host."""
     found = builders.facts(
-        f"{ROOT}\n{mounts}", f"{HOST}{host}", rootfs=KPath("/srv/web/rootfs"), cgroup_namespace=True
+        f"{ROOT}\n{mounts}",
+        f"{HOST}{host}",
+        rootfs=KPath("/srv/web/rootfs"),
+        cgroup_namespace=cgroup_namespace,
     )
     group = CgroupMember(hierarchy=0, controllers="", path=KPath("/web"))
     task = _replaced(found.tasks[0], cgroups=(group,))

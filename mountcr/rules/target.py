@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from mountcr.model import InodeType
 from mountcr.planning.cgroups import own_directories
-from mountcr.planning.requests import made_sources
+from mountcr.planning.descriptors import inherited
+from mountcr.planning.misreported import find_misreported
+from mountcr.planning.requests import answered_files, made_sources
 from mountcr.planning.unions import directories_on_host
 from mountcr.rules import Found
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from mountcr.model import PathStat
     from mountcr.paths import KPath
     from mountcr.planning.files import NamedFile
-    from mountcr.planning.records import External
+    from mountcr.planning.records import External, Inherited
     from mountcr.rules import Context
     from mountcr.target import TargetFile
 
@@ -49,7 +51,7 @@ def _sources(context: Context) -> Iterator[Found]:
     What came from elsewhere asks for sources that nobody has given yet, and for files that lay
     outside, whatever the target.
     """
-    for each in context.inherited:
+    for each in _open_files(context):
         if each.requested is not None:
             what = f"descriptor {each.fd}, a {each.type}, which only --allow-bind can allow"
             yield Found(each.requested, what)
@@ -73,6 +75,15 @@ def _sources(context: Context) -> Iterator[Found]:
             external.type is InodeType.DIRECTORY
         ):
             yield Found(external.mountpoint, f"{source} is a {stat.type}, it was a {external.type}")
+
+
+def _open_files(context: Context) -> tuple[Inherited, ...]:
+    """Give the descriptors of what came from elsewhere that led out, as they are answered."""
+    facts = context.facts
+    if facts.imported is None:
+        return ()
+    descriptors = inherited(facts, find_misreported(facts))
+    return answered_files(facts, descriptors, context.choices, context.target)
 
 
 def _unknown(external: External) -> str:
