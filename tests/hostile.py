@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Change = Callable[[dict[str, Any]], None]
 
 __all__ = [
+    "ARCHIVES",
+    "DOCUMENTS",
     "IDS",
     "LAYERS",
     "MEMBERS",
@@ -261,8 +263,7 @@ def backwards() -> bytes:
 _HARD: Final = "images/core-1.img is "
 _SHA: Final = "0" * 64
 
-SPOILED: Final[Mapping[str, Spoiled]] = {
-    # the archive
+ARCHIVES: Final[Mapping[str, Spoiled]] = {
     "symbolic link": Spoiled(
         _kind(tarfile.SYMTYPE, linkname="/etc/passwd"), f"{_HARD}a symbolic", "types of members"
     ),
@@ -325,7 +326,10 @@ SPOILED: Final[Mapping[str, Spoiled]] = {
     ),
     "compression bomb": Spoiled(compressed_member, "unpack to more than", "ratio"),
     "nothing but zeros": Spoiled(lambda: zeros(b"", 1 << 20), "begin with", "first member"),
-    # the document
+}
+"""Archives that are none of a bundle, or have more than it may have."""
+
+DOCUMENTS: Final[Mapping[str, Spoiled]] = {
     "deep JSON": Spoiled(
         lambda: outer(b'{"schema":"mountcr/bundle/1","plan":' + b"[" * 1_000_000),
         "manifest",
@@ -400,7 +404,9 @@ SPOILED: Final[Mapping[str, Spoiled]] = {
         "control groups",
     ),
 }
-"""What reading alone finds, with `import`, `plan` and `verify` alike."""
+"""Bundles whose document says what it may not: whoever reads it finds that."""
+
+SPOILED: Final[Mapping[str, Spoiled]] = {**ARCHIVES, **DOCUMENTS}
 
 IDS: Final[Sequence[str]] = ("../x", "/etc", "a/b", "..", ".", "", "a\nb", "x" * 200, "-x", "a.")
 

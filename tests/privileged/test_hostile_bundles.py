@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import stat
+import struct
 import sys
 import tarfile
 import tempfile
@@ -25,6 +26,7 @@ from hostile import IDS, LAYERS, SPOILED, bundle, document, member, tar
 from mountcr import mountinfo
 from mountcr.bundle.document import to_json
 from mountcr.cli import main
+from mountcr.criu.imagefile import CGROUP, IMG_COMMON, MM
 from mountcr.kernel import syscalls
 from mountcr.planning.choices import IMPORTS as AT
 
@@ -121,6 +123,7 @@ class Ground:
         (IMPORTS / "other").mkdir()
         (IMPORTS / "other/upper").write_text("of another container")
         self.before = self._seen()
+        self.mounts = set(mountinfo.read())
 
     def _seen(self) -> list[object]:
         shadow = os.stat("/etc/shadow")
@@ -129,12 +132,13 @@ class Ground:
             [path for path in TARGETS if os.path.lexists(path)],
             sorted(os.listdir("/")),
             (shadow.st_mode, shadow.st_uid, shadow.st_gid),
-            Path("/proc/self/mountinfo").read_bytes(),
         ]
 
     def untouched(self) -> None:
         """Nothing outside was changed or mounted."""
         assert self._seen() == self.before
+        # what others unmount, and remove, goes from here too
+        assert not set(mountinfo.read()) - self.mounts
 
     def empty(self) -> None:
         """Nothing was left where imports lie, and no half of a layer in the cache."""
@@ -152,7 +156,8 @@ class Ground:
     def refused(self, data: bytes, *words: object) -> str:
         """Import what is refused: give the one line that says why."""
         ended = self.run(data, *words)
-        assert ended.status in {2, 4, 5}, ended
+        assert ended.status in {1, 2, 4, 5}, ended
+        assert "internal error" not in ended.err[0]
         line, *hint = ended.err
         assert line.startswith("mountcr: ")
         assert [each[:8] for each in hint] == ["  hint: "], ended
@@ -393,3 +398,51 @@ def test_a_rebuild_that_fails_leaves_nothing(place: Path) -> None:
     assert ended.status == 1, ended
     ground.untouched()
     assert not list((HOME / "inspected").glob("*"))
+
+
+def image(magic: int, entry: bytes, length: int | None = None) -> bytes:
+    """Give an image of CRIU of one entry, which says that it has another length."""
+    return struct.pack("<3I", IMG_COMMON, magic, len(entry) if length is None else length) + entry
+
+
+def nested(depth: int) -> bytes:
+    """Give a control group in a control group in a control group."""
+    message = b"\x0a\x01x"
+    for _ in range(depth):
+        length = len(message)
+        head = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+        message = b"\x0a\x01x\x12" + head + message
+    return message
+
+
+IMAGES = {
+    "a length beyond the file": image(CGROUP, b"\x0a\x00", 1 << 31),
+    "a length beyond everything": image(CGROUP, b"", 0xFFFFFFFF),
+    "no entry but zeros": image(CGROUP, bytes(1 << 20), 0),
+    "deep nesting": image(CGROUP, nested(20_000)),
+    "another type": image(MM, b"\x0a\x00"),
+    "no image": b"x" * 100,
+    "nothing": b"",
+    "garbage": image(CGROUP, b"\xff" * 1000),
+    "many in one": image(CGROUP, b"\x0a\x00" * (4 << 20)),
+}
+"""What a control group of a renamed container is looked for in."""
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_spoiled_image_changes_nothing(name: str, place: Path) -> None:
+    """Images that are read, because the container gets another id, are read within limits."""
+    ground = Ground(place)
+    data = bundle(members={"images/cgroup.img": IMAGES[name]})
+    line = ground.refused(data, "--id", "new")
+    assert "images/cgroup.img" in line
+
+
+def test_images_are_not_read_to_be_looked_at(place: Path) -> None:
+    """Nothing of the memory of a task has to be right for its root file system to be seen."""
+    ground = Ground(place)
+    ground.file.write_bytes(bundle(members={"images/cgroup.img": IMAGES["garbage"]}))
+    at = place / "at"
+    assert mountcr("rebuild", ground.file, "--at", at, "--ro", "--driver", "vfs").status == 0
+    assert (at / "etc/new").read_text() == "new\n"
+    assert mountcr("umount", at).status == 0

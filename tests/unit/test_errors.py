@@ -97,3 +97,10 @@ def test_sequences_become_tuples() -> None:
     error = errors.AmbiguousError("two", candidates)
     candidates.append("crun:a2")
     assert error.candidates == ("runc:a1",)
+
+
+def test_an_error_is_one_line_that_a_terminal_does_not_obey() -> None:
+    """Names of files that somebody else chose are in messages, with whatever is in them."""
+    error = MountcrError("/a\r\x1b[2J is there\n twice", hint="remove \x07")
+    assert error.message == str(error) == r"/a \x1b[2J is there twice"
+    assert error.hint == r"remove \x07"

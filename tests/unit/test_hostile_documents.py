@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from hostile import SPOILED, bundle
+from hostile import DOCUMENTS, SPOILED, bundle
 from mountcr.bundle.reader import opened
 from mountcr.errors import MountcrError
 from mountcr.model import Facts, Imported
+from mountcr.operations.importing import ImportChoices, plan_bundle
 from mountcr.operations.verify import verify_bundle
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices
@@ -47,6 +48,14 @@ def test_what_is_wrong_is_refused_by_a_rule(name: str, tmp_path: Path) -> None:
     assert spoiled.said in message
     assert re.search(rf"\(rule: .*({spoiled.rule})", message) or not spoiled.rule
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_is_wrong_is_not_planned(name: str, tmp_path: Path) -> None:
+    """Who reads nothing but the document finds what is wrong in it."""
+    spoiled = DOCUMENTS[name]
+    with pytest.raises(MountcrError, match=re.escape(spoiled.said)):
+        plan_bundle(written(spoiled.make(), tmp_path), ImportChoices(), Choices())
 
 
 def test_the_plan_of_a_bundle_reaches_nobody(tmp_path: Path) -> None:
