@@ -325,7 +325,7 @@ ARCHIVES: Final[Mapping[str, Spoiled]] = {
         lambda: header("manifest.json", tarfile.REGTYPE, 1 << 42), "bytes", "size of documents"
     ),
     "compression bomb": Spoiled(compressed_member, "unpack to more than", "ratio"),
-    "nothing but zeros": Spoiled(lambda: zeros(b"", 1 << 20), "begin with", "first member"),
+    "nothing but zeros": Spoiled(lambda: zeros(b"", 1 << 20), "bundle", ""),
 }
 """Archives that are none of a bundle, or have more than it may have."""
 

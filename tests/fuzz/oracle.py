@@ -13,7 +13,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from mountcr.errors import DocumentError, ImageError, MountcrError, VerificationError
+from mountcr.errors import (
+    DocumentError,
+    ImageError,
+    MountcrError,
+    PlanError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +105,6 @@ def _judge(error: MountcrError) -> None:
         raise FindingError(f"not one line that can be shown: {message[:LONGEST]!a}")
     if not error.hint or not error.hint.isprintable():
         raise FindingError(f"no hint, or none that can be shown, with: {message}")
-    named = isinstance(error, DocumentError | ImageError | VerificationError)
+    named = isinstance(error, DocumentError | ImageError | PlanError | VerificationError)
     if "(rule: " not in message and not named:
         raise FindingError(f"no rule is named: {type(error).__name__}: {message}")

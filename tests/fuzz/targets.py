@@ -152,11 +152,11 @@ def _see_plan(externals: tuple[External, ...]) -> None:
 
 
 def _documents() -> Iterator[bytes]:
-    yield to_json(hostile.document({"layers/1.tar": b"", "layers/upper.tar": b""}))
+    yield to_json(hostile.document())
     external = "11 10 8:1 /srv/data /data rw - ext4 /dev/sda1 rw"
     group = "12 10 0:30 /web /sys/fs/cgroup rw - cgroup2 cgroup2 rw"
     known = hostile.facts(f"{external}\n{group}")
-    yield to_json(hostile.document({}, known))
+    yield to_json(hostile.document(known=known))
 
 
 # --- Layers ---------------------------------------------------------------------------------------
