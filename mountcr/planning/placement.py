@@ -35,6 +35,14 @@ __all__ = ["LayerAt", "Missing", "Placement", "choose_layers", "place", "rebased
 _SAFE_OPTIONS: Final = frozenset({"index", "xino", "redirect_dir", "nfs_export"})
 """Options of an overlay that a bundle may ask for: they say nothing of where files come from."""
 
+_SAFE_FLAGS: Final = {
+    "unionfs": frozenset(
+        {"hide_meta_files", "hide_meta_dir", "relaxed_permissions", "statfs_omit_ro", "use_ino"}
+    ),
+    "fuse-overlayfs": frozenset({"noacl", "static_nlink"}),
+}
+"""The same of servers of FUSE: nothing with a path, of which there are many."""
+
 _SAFE_VALUES: Final = frozenset({"on", "off", "auto", "nofollow", "follow"})
 
 
@@ -151,16 +159,16 @@ def place(
         whole = (changes, changes)
     lowers: list[KPath] = []
     steps: list[Step] = []
-    for number, (layer, name) in enumerate(zip(layers, _names(layers), strict=True)):
+    for number, (layer, name) in enumerate(zip(layers, _names(layers), strict=True), 1):
         path, step = _lower(layer, name, whole[number + 1 :], other, marks)
         if path not in lowers:
             lowers.append(path)
             steps += step
-    options = _options(bundle, other, overlay)
+    together = len({devices.get(_place_of(each), each) for each in (*lowers, upper)}) == 1
+    options = _options(bundle, other, overlay, together=together)
     clean = msgspec.structs.replace(
         origin, options=options, data=(), permissions=(), dialect="", volatile=None, provenance=told
     )
-    together = len({devices.get(_place_of(each), each) for each in (*lowers, upper)}) == 1
     stack = other.stack(tuple(lowers), upper, origin=clean, together=together)
     if dialect:
         stack = msgspec.structs.replace(stack, dialect=dialect)
@@ -208,13 +216,21 @@ def _lower(
     return into, [Convert(layers=layers, into=into, to=marks, shared=True, because=because)]
 
 
-def _options(bundle: Bundle, driver: Driver, overlay: Mapping[str, str]) -> tuple[str, ...]:
-    """Give the options of an overlay that may be taken over, which decide how it behaves."""
+def _options(
+    bundle: Bundle, driver: Driver, overlay: Mapping[str, str], *, together: bool
+) -> tuple[str, ...]:
+    """Give the options of a union that may be taken over, which decide how it behaves."""
     origin = bundle.dump.rootfs.origin if bundle.dump.rootfs else None
-    if origin is None or origin.driver != driver.name or driver.name != "overlay":
+    if origin is None or origin.driver != driver.name:
         return ()
-    known = explicit_options(origin.options, bundle.dump.facts.host.overlay, overlay)
-    return tuple(sorted(filter(_is_safe, known)))
+    if driver.name == "overlay":
+        known = explicit_options(origin.options, bundle.dump.facts.host.overlay, overlay)
+        return tuple(sorted(filter(_is_safe, known)))
+    flags = _SAFE_FLAGS.get(driver.name, frozenset())
+    # numbers of inodes of several file systems can be the same
+    return tuple(
+        each for each in origin.options if each in flags and (together or each != "use_ino")
+    )
 
 
 def _is_safe(option: str) -> bool:
