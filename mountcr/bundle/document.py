@@ -89,8 +89,9 @@ class Bundle(Record, frozen=True, kw_only=True, omit_defaults=False):
     A container that was dumped, ready to be put back on another host.
 
     `kernel` and `criu` are those of the dump. `dump` is its manifest, with the facts, and `plan`
-    what follows from them. `layers` are the lower ones, top first. `left_out` are sockets of the
-    writable layer, which a tar cannot hold; a restored server binds its own again.
+    what follows from them. `layers` are the lower ones, top first. `left_out` are sockets in
+    layers and mounts that the bundle has, which a tar cannot hold; a restored server binds its own
+    again.
     """
 
     schema: str = BUNDLE_SCHEMA

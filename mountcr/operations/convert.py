@@ -11,7 +11,7 @@ from mountcr.errors import NotFoundError, RefusedError, UsageError
 from mountcr.model import Record
 from mountcr.operations.leftovers import recorded
 from mountcr.paths import KPath, decode, encode, is_beneath
-from mountcr.rootfs.changes import changes
+from mountcr.rootfs.changes import changes, hiding_sockets
 from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.opened import OCI, is_tar, opened
 from mountcr.rootfs.partial import Partial
@@ -84,7 +84,10 @@ def convert(
     stored = [StoredLayer(path=each, dialect=source) for each in (layer, *lowers)]
     with opened(stored, data) as view:
         top = view.layers[0]
-        entries = changes(top, view.below()) if lowers or data else changes(_Alone(top), None)
+        below = view.below()
+        entries = changes(top, below) if lowers or data else changes(_Alone(top), None)
+        if target == OCI:
+            entries = hiding_sockets(entries, below)
         counted = _Counted(entries)
         with recorded("convert"):
             files, size, left_out = _write(counted, output, writer, progress)

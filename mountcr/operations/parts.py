@@ -8,27 +8,30 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from mountcr import paths
 from mountcr.bundle.names import IMAGES, UPPER, holds_contents
 from mountcr.bundle.writer import Part
+from mountcr.errors import RefusedError
 from mountcr.model import InodeType
 from mountcr.paths import decode
-from mountcr.rootfs.changes import changes, everything
+from mountcr.rootfs.changes import changes, everything, hiding_sockets
 from mountcr.rootfs.difference import difference
 from mountcr.rootfs.opened import opened
 from mountcr.rootfs.tarpieces import Pieces, state
 from mountcr.rootfs.tarwriter import write_tar
-from mountcr.rootfs.tree import DirectoryTree
+from mountcr.rootfs.tree import DirectoryTree, shown
 from mountcr.rootfs.view import View
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mountcr.compression import Output
     from mountcr.paths import KPath
     from mountcr.planning.bundling import Contents
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Entry
+    from mountcr.rootfs.tree import Tree
 
 __all__ = ["image_parts", "parts_of"]
 
@@ -52,7 +55,7 @@ def parts_of(
     hears of what is written, not of what is measured before. Raises OSError, RefusedError.
     """
     yield from image_parts(images, changed, contents=False)
-    yield from _mount_parts(contents, held, progress)
+    yield from _mount_parts(contents, left_out, held, progress)
     yield from image_parts(images, changed, contents=True)
     yield from _layer_parts(contents, left_out, held, progress)
 
@@ -71,14 +74,18 @@ def image_parts(images: KPath, changed: Mapping[str, bytes], *, contents: bool) 
 
 
 def _mount_parts(
-    contents: Contents, held: contextlib.ExitStack, progress: Progress | None
+    contents: Contents,
+    left_out: list[KPath],
+    held: contextlib.ExitStack,
+    progress: Progress | None,
 ) -> Iterator[Part]:
     """Give what lies on mounts."""
     for carried, source in contents.mounts:
         if carried.type is InodeType.DIRECTORY:
             tree = held.enter_context(DirectoryTree(source))
             entries = partial(everything, tree)
-            yield Part(carried.member, _Tar(entries, [], held, progress).write)
+            lost = partial(_lost_there, left_out, carried.mountpoint)
+            yield Part(carried.member, _Tar(entries, lost, held, progress).write)
         else:
             yield Part(carried.member, _File(decode(source)).write)
 
@@ -97,8 +104,10 @@ def _layer_parts(
     for number, layer in enumerate(contents.layers, 1):
         if layer.member:
             entries = partial(_changes, view, number)
-            yield Part(layer.member, _Tar(entries, [], held, progress).write)
-    yield Part(UPPER, _Tar(partial(_changes, view, 0), left_out, held, progress).write)
+            lost = partial(_lost_below, left_out, view)
+            yield Part(layer.member, _Tar(entries, lost, held, progress).write)
+    entries = partial(_changes, view, 0)
+    yield Part(UPPER, _Tar(entries, left_out.extend, held, progress).write)
 
 
 def _compared_parts(
@@ -112,14 +121,32 @@ def _compared_parts(
     tree, base = (layer.tree for layer in view.layers)
     for layer in contents.layers:
         if layer.member:
-            yield Part(layer.member, _Tar(partial(everything, base), [], held, progress).write)
-    yield Part(UPPER, _Tar(partial(difference, tree, base), left_out, held, progress).write)
+            lost = partial(_lost_below, left_out, view)
+            yield Part(layer.member, _Tar(partial(everything, base), lost, held, progress).write)
+    entries = partial(_difference, tree, base)
+    yield Part(UPPER, _Tar(entries, left_out.extend, held, progress).write)
+
+
+def _lost_there(left_out: list[KPath], mountpoint: KPath, lost: Iterable[KPath]) -> None:
+    left_out += [paths.join(mountpoint, each) for each in lost]
+
+
+def _lost_below(left_out: list[KPath], view: View, lost: Iterable[KPath]) -> None:
+    """Add what a lower layer loses, if it shows."""
+    for each in lost:
+        inode = view.inode(decode(each).lstrip(b"/"))
+        if inode is not None and inode.type is InodeType.SOCKET:
+            left_out.append(each)
 
 
 def _changes(view: View, number: int) -> Iterator[Entry]:
     """Give what one layer changes of those below it."""
     below = View(view.layers[number + 1 :], view.data)
-    return changes(view.layers[number], below, writable=number == 0)
+    return hiding_sockets(changes(view.layers[number], below, writable=number == 0), below)
+
+
+def _difference(tree: Tree, base: Tree) -> Iterator[Entry]:
+    return hiding_sockets(difference(tree, base), base)
 
 
 def _write_bytes(data: bytes, file: Output) -> None:
@@ -146,18 +173,33 @@ class _File:
                 file.write(data)
 
 
+def _importable(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Pass entries on. Raises RefusedError at a device, which no bundle may bring to a host."""
+    for entry in entries:
+        inode = entry.inode
+        if inode is not None and inode.type in {InodeType.CHARACTER, InodeType.BLOCK}:
+            msg = f"{shown(entry.path)} is the {inode.type} device {inode.rdev}: no import takes it"
+            hint = "remove it from the container, whose own /dev is a mount"
+            raise RefusedError(msg, hint=hint)
+        yield entry
+
+
 class _Tar:
-    """The tar of some entries, which is written again without looking for them again."""
+    """
+    The tar of some entries, which is written again without looking for them again.
+
+    `lost` is told once what it cannot hold.
+    """
 
     def __init__(
         self,
         entries: Callable[[], Iterator[Entry]],
-        left_out: list[KPath],
+        lost: Callable[[Iterable[KPath]], None],
         held: contextlib.ExitStack,
         progress: Progress | None,
     ) -> None:
         self._entries = entries
-        self._left_out = left_out
+        self._lost = lost
         self._pieces = held.enter_context(Pieces())
         self._complete = False
         self._progress = progress
@@ -167,5 +209,6 @@ class _Tar:
         if self._complete:
             self._pieces.replay(file, self._progress)
             return
-        self._left_out += write_tar(self._entries(), file, pieces=self._pieces).left_out
+        entries = _importable(self._entries())
+        self._lost(write_tar(entries, file, pieces=self._pieces).left_out)
         self._complete = True

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mountcr.model import InodeType
 from mountcr.rootfs.dialect import Entry
 from mountcr.rootfs.tree import join
 from mountcr.rootfs.view import Part, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mountcr.rootfs.dialect import Layer
     from mountcr.rootfs.inode import Inode
     from mountcr.rootfs.tree import Tree
 
-__all__ = ["changes", "everything"]
+__all__ = ["changes", "everything", "hiding_sockets"]
 
 
 def changes(layer: Layer, below: View | None, *, writable: bool = True) -> Iterator[Entry]:
@@ -43,6 +44,20 @@ def changes(layer: Layer, below: View | None, *, writable: bool = True) -> Itera
     yield Entry(b"", root.inode, opaque=root.opaque and below is None)
     yield from walk.directory(b"")
     yield from walk.aliases()
+
+
+def hiding_sockets(entries: Iterable[Entry], below: Tree) -> Iterator[Entry]:
+    """
+    Give entries, and before each socket that hides something of `below` that this is removed.
+
+    For what holds no sockets and leaves them out, as a tar does: nothing else comes to light there.
+    Raises OSError, RefusedError as reading `below` does.
+    """
+    for entry in entries:
+        inode = entry.inode
+        if inode is not None and inode.type is InodeType.SOCKET and below.inode(entry.path):
+            yield Entry(entry.path, None)
+        yield entry
 
 
 def everything(tree: Tree) -> Iterator[Entry]:
