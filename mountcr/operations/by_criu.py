@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from mountcr.criu import binary
@@ -15,6 +16,8 @@ from mountcr.journal import HandingOver, note
 from mountcr.operations.network import ready as ready_network
 from mountcr.operations.restored import end_tasks, settle
 from mountcr.operations.streams import opened
+from mountcr.paths import decode
+from mountcr.planning.choices import RESTORE_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,6 +42,7 @@ class ByCriu:
         self._command = binary.require().command
         self._inherit: dict[int, int] = {}
         self._network: ReadyNetwork
+        self._times = (0, 0)
 
     @contextlib.contextmanager
     def ready(self) -> Generator[None]:
@@ -53,6 +57,8 @@ class ByCriu:
     def restore(self) -> int:
         """Have CRIU restore, settle what it restored, and give the pid of the root task."""
         self._network.enter()
+        found = os.stat(decode(RESTORE_ROOT))
+        self._times = found.st_atime_ns, found.st_mtime_ns
         with Session(self._command) as session:
             return session.restore(
                 self._plan.criu.restore_options, {"post-restore": self._settle}, self._inherit
@@ -66,8 +72,20 @@ class ByCriu:
         """Complete and compare while CRIU can still undo everything."""
         settle(self._manifest, self._plan, stage.pid)
         self._network.connect()
+        self._put_times_back()
         note(HandingOver())
         hold_back()  # from here on CRIU completes what it does; the caller undoes it if it must
+
+    def _put_times_back(self) -> None:
+        """
+        Give the root the times that it had; no task of the container runs yet.
+
+        CRIU makes a directory in it to put the old root there, and removes that again
+        (criu/mount.c, cr_pivot_root).
+        """
+        root = decode(RESTORE_ROOT)
+        if os.stat(root).st_mtime_ns != self._times[1]:
+            os.utime(root, ns=self._times)
 
 
 @contextlib.contextmanager

@@ -206,6 +206,38 @@ def test_an_image_is_whole_or_not_there(place: Place) -> None:
     assert "is there already" in there.err
 
 
+def test_what_a_bundle_cannot_hold_is_told(place: Place) -> None:
+    """Sockets of any layer that shows and of volumes are named; for a device nothing is frozen."""
+    data = place.directory("data", "file")
+    for at in (place.layers[1] / "lower", place.layers[2] / "hidden", data / "volume"):
+        os.mknod(at, 0o140600)
+    place.write(place.layers[0] / "hidden", "over it\n")
+    pid = counter(place, binds=[BindMount(str(data), "/data")])
+    os.mknod(place.root / "upper", 0o140600)
+    bundle = place.top / "web.tar.zst"
+    (place.root / "etc/motd").unlink()
+    os.mknod(place.root / "etc/motd", 0o140600)
+    told = place.mountcr("export", pid, "-o", bundle, "--volume", "all", "--leave-running")
+    notes = [line for line in told.err.splitlines() if "the socket" in line]
+    assert [line.split()[3] for line in notes] == ["/data/volume", "/lower", "/etc/motd", "/upper"]
+    root = root_of(place.done("restore", bundle, "--id", f"{OWN}-left-out"), place)
+    assert not (root / "etc/motd").exists()
+    os.mknod(place.root / "device", 0o60600, os.makedev(1, 0))
+    refused = place.mountcr("export", pid, "-o", place.top / "no")
+    assert refused.status == 4
+    assert "/device is the block device 1:0" in refused.err
+    place.goes_on()
+    assert not (place.top / "no").exists()
+
+
+def test_the_root_has_its_times(place: Place) -> None:
+    """CRIU makes a directory in it and removes that again, and nobody sees it."""
+    images = place.dump(counter(place))
+    os.utime(place.upper, ns=(10**18, 10**18 + 1))
+    pid = place.restore(images)
+    assert os.stat(f"/proc/{pid}/root").st_mtime_ns == 10**18 + 1
+
+
 def test_a_bundle_is_looked_at(place: Place) -> None:
     """inspect, facts, graph, files and plan take one; verify names the member that was changed."""
     bundle = place.top / "web.tar"
