@@ -39,6 +39,7 @@ __all__ = [
     "Attaching",
     "Began",
     "ControlGroup",
+    "Exporting",
     "HandingOver",
     "Images",
     "Journal",
@@ -163,12 +164,27 @@ class Images(_Line, frozen=True, kw_only=True):
     leave_running: bool
 
 
+class Exporting(_Line, frozen=True, kw_only=True):
+    """
+    A complete bundle is about to get its name `path`: one of a container of that pid.
+
+    While that goes on, which it was not to do, the bundle tells of what never was.
+    """
+
+    path: KPath
+    dev: int
+    ino: int
+    handle: str
+    pid: int
+    start_time: int
+
+
 class HandingOver(_Line, frozen=True, kw_only=True):
     """A restored container is about to run on what was made."""
 
 
 _There: TypeAlias = Making | Made | Kept | Linking | Attaching | Mounting | ControlGroup
-Line: TypeAlias = Began | _There | Processes | Images | HandingOver
+Line: TypeAlias = Began | _There | Processes | Images | Exporting | HandingOver
 
 _DECODER: Final = msgspec.json.Decoder(Line)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -23,6 +24,9 @@ __all__ = [
     "read_stat",
     "read_status",
 ]
+
+_PF_EXITING: Final = 0x00000004
+_KILL: Final = 1 << (signal.SIGKILL - 1)
 
 PF_KTHREAD: Final = 0x00200000
 """The bit of `ProcessStat.flags` that kernel threads have (include/linux/sched.h)."""
@@ -57,6 +61,11 @@ class ProcessStat(NamedTuple):
         return self.state in {"Z", "X", "x"}
 
     @property
+    def exiting(self) -> bool:
+        """Whether the process gives back what it has (include/linux/sched.h, PF_EXITING)."""
+        return self.ended or bool(self.flags & _PF_EXITING)
+
+    @property
     def kernel_thread(self) -> bool:
         """Whether the process is one of the kernel's own."""
         return bool(self.flags & PF_KTHREAD)
@@ -70,7 +79,8 @@ class ProcessStatus(NamedTuple):
     the process in the nested pid namespaces it is in, outermost first; the first belongs to the
     namespace of the /proc that was read. One number where the kernel tells none (before Linux 4.1).
     `tracer` is the pid of who traces it, 0 if nobody does. `seccomp` is the mode: 1 is strict, 2
-    that of filters. `huge` are the bytes of huge pages that it has mapped (Linux 4.4).
+    that of filters. `huge` are the bytes of huge pages that it has mapped (Linux 4.4). `killed`
+    tells that SIGKILL waits for it.
     """
 
     thread_group: int
@@ -78,6 +88,7 @@ class ProcessStatus(NamedTuple):
     tracer: int = 0
     seccomp: int = 0
     huge: int = 0
+    killed: bool = False
 
     @property
     def namespaced(self) -> bool:
@@ -148,6 +159,7 @@ def parse_status(text: bytes) -> ProcessStatus:
         tracer=int(found.get(b"TracerPid", 0)),
         seccomp=int(found.get(b"Seccomp", 0)),
         huge=int(huge[0]) << 10,
+        killed=any(int(found.get(each, b"0"), 16) & _KILL for each in (b"SigPnd", b"ShdPnd")),
     )
 
 

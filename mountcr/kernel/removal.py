@@ -14,9 +14,17 @@ from mountcr.paths import decode, encode
 if TYPE_CHECKING:
     from mountcr.paths import KPath
 
-__all__ = ["remove_beneath", "remove_tree"]
+__all__ = ["remove_any", "remove_beneath", "remove_tree"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove_any(path: KPath) -> None:
+    """Remove a file, or a directory as `remove_tree` does. Raises OSError."""
+    if stat.S_ISDIR(os.lstat(decode(path)).st_mode):
+        remove_tree(path)
+    else:
+        os.unlink(decode(path))
 
 
 def remove_tree(path: KPath) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from mountcr import journal, paths, procstat
+from mountcr import journal, paths
 from mountcr import manifest as manifests
 from mountcr.criu import binary
 from mountcr.criu.images import ImageSet
@@ -36,6 +36,7 @@ from mountcr.manifest import Manifest
 from mountcr.model import FileKind, Record, Unseen
 from mountcr.observation import observe, observe_host
 from mountcr.observation.named import NamedFiles
+from mountcr.operations.fate import Fate, fate_of
 from mountcr.operations.leftovers import recorded as operation_recorded
 from mountcr.operations.refusal import refuse
 from mountcr.operations.repairs import as_put_right, put_right
@@ -328,7 +329,7 @@ def _perform(work: _Dump, command: tuple[str, ...], there: frozenset[bytes]) -> 
 
 
 def _goes_on(container: Container) -> bool:
-    return procstat.is_same_process(container.pid, container.start_time)
+    return fate_of(container.pid, container.start_time) is not Fate.ENDED
 
 
 def _await_end(facts: Facts) -> None:

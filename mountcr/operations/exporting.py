@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from mountcr import __version__, paths
+from mountcr import __version__, journal, paths
 from mountcr import manifest as manifests
 from mountcr.bundle.annotations import image_of
 from mountcr.bundle.document import Bundle, Carried, to_json
@@ -34,11 +34,13 @@ from mountcr.criu.images import ImageSet
 from mountcr.criu.rewriting import rewrite
 from mountcr.driver import get_driver
 from mountcr.errors import MountcrError
+from mountcr.kernel.identity import identify
 from mountcr.model import Record
 from mountcr.observation.storedlayers import base_layer, known_layers
 from mountcr.operations import snapshot
 from mountcr.operations.dump import dump
 from mountcr.operations.engine_records import engine_records
+from mountcr.operations.fate import Fate, fate_of
 from mountcr.operations.leftovers import recorded
 from mountcr.operations.packing import (
     check_output,
@@ -49,11 +51,10 @@ from mountcr.operations.packing import (
     write_bytes,
 )
 from mountcr.operations.parts import parts_of
-from mountcr.paths import KPath, decode
+from mountcr.paths import KPath, decode, encode
 from mountcr.planning.bundling import LayerMode, plan_contents
 from mountcr.planning.choices import Choices
 from mountcr.planning.planner import make_plan
-from mountcr.procstat import is_same_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,7 +143,7 @@ def export_images(
     """
     began = time.monotonic()
     manifest = manifests.read(images)
-    work = _Export(wanted, roots, sign, progress, durable=False)
+    work = _Export(wanted, roots, sign, progress)
     with recorded("export"):
         contents = work.contents(manifest)
         written = work.write(manifest, contents, images, {})
@@ -164,23 +165,33 @@ def export_container(
 
     `tell` hears before anything is frozen how long it will be, where that depends on how much was
     written into it. Raises what `dump` raises and what `export_images` does: the tasks go on then,
-    and there is no bundle. Without `choices.leave_running` they have ended.
+    and there is no bundle. Without `choices.leave_running` they have ended; what goes wrong after
+    that is told only, since the bundle is complete.
     """
     began = time.monotonic()
-    # it is all that is left of tasks that end, so then it has to be on the disk
-    work = _Export(wanted, roots, sign, progress, durable=not choices.leave_running)
+    ending = None if choices.leave_running else container
+    work = _Export(wanted, roots, sign, progress, ending=ending)
     with recorded("export"), scratch_directory(container.id) as scratch:
         choices = msgspec.structs.replace(choices, images=paths.join(scratch, IMAGES))
         capture = _Capture(work, choices, scratch, tell)
+        frozen = 0.0
         try:
-            dumped = dump(container, choices, fingerprint=None, capture=capture)
-        except BaseException:
-            if choices.leave_running or is_same_process(container.pid, container.start_time):
-                work.discard()
-            raise
+            frozen = dump(container, choices, fingerprint=None, capture=capture).seconds.frozen
+        except BaseException as error:
+            if work.discards() or capture.written is None:
+                raise
+            _say_complete(error, wanted.output, tell)
         written = capture.written or capture.write()
-    seconds = ExportSeconds(frozen=dumped.seconds.frozen, total=round(time.monotonic() - began, 4))
+    seconds = ExportSeconds(frozen=frozen, total=round(time.monotonic() - began, 4))
     return _result(wanted, written, seconds)
+
+
+def _say_complete(error: BaseException, output: str, tell: Callable[[str], None]) -> None:
+    """Say what happened when the tasks had ended already; raise only an interrupt again."""
+    if not isinstance(error, Exception):
+        msg = f"interrupted; the bundle was complete by then: {encode(output)}"
+        raise KeyboardInterrupt(msg) from None
+    tell(f"note: the container has ended and the bundle is complete, although: {error}")
 
 
 class _Capture:
@@ -233,7 +244,7 @@ class _Capture:
 
 
 class _Export:
-    """One bundle in the making."""
+    """One bundle in the making: that of a container whose tasks are `ending` is all that stays."""
 
     def __init__(
         self,
@@ -242,10 +253,10 @@ class _Export:
         sign: Sign | None,
         progress: Progress | None,
         *,
-        durable: bool,
+        ending: Container | None = None,
     ) -> None:
         self._wanted = wanted
-        self._durable = durable
+        self._ending = ending
         self._roots = roots
         self._sign = sign
         self._progress = progress
@@ -305,23 +316,45 @@ class _Export:
         write = partial(write_parts, text, signature, measured)
         return self._put(bundle, hashlib.sha256(text).hexdigest(), write)
 
-    def discard(self) -> None:
-        """Remove a bundle that is complete, of a container that goes on after all."""
+    def discards(self) -> bool:
+        """Remove a bundle that is complete if its container goes on; tell whether it does."""
+        ending = self._ending
+        if ending is not None and fate_of(ending.pid, ending.start_time) is Fate.ENDED:
+            return False
         if self._completed:
             discard(self._wanted.output)
+        return True
 
     def _put(self, bundle: Bundle, digest: str, write: Callable[[Sink], None]) -> _Written:
-        output, durable = self._wanted.output, self._durable
+        # it is all that is left of tasks that end, so then it has to be on the disk
+        output, durable = self._wanted.output, self._ending is not None
         level = Level(self._wanted.compression, self._wanted.level)
         if self._wanted.oci:
             image = image_of(bundle, os.uname().machine, digest=digest)
-            made = put_image(output, level, image, write, durable=durable)
+            made = put_image(
+                output, level, image, write, durable=durable, whole=self._note
+            )
             written = _Written(bundle=bundle, digest=digest, image=made.digest, bytes=made.bytes)
         else:
-            size = put(output, level, write, durable=durable)
+            size = put(output, level, write, durable=durable, whole=self._note)
             written = _Written(bundle=bundle, digest=digest, bytes=size)
         self._completed = self._wanted.oci or output != STANDARD
         return written
+
+    def _note(self, unnamed: KPath, into: KPath) -> None:
+        """Note whose end the bundle that gets its name now tells of."""
+        if self._ending:
+            dev, ino, handle = identify(decode(unnamed))
+            journal.note(
+                journal.Exporting(
+                    path=into,
+                    dev=dev,
+                    ino=ino,
+                    handle=handle,
+                    pid=self._ending.pid,
+                    start_time=self._ending.start_time,
+                )
+            )
 
 
 def _is_flat(manifest: Manifest) -> bool:

@@ -15,12 +15,13 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from mountcr import journal, manifest, mountinfo, procstat
+from mountcr import journal, manifest, mountinfo
 from mountcr.errors import LeftBehindError
 from mountcr.interrupts import held_back
 from mountcr.journal import (
     Attaching,
     ControlGroup,
+    Exporting,
     Images,
     Linking,
     Made,
@@ -31,7 +32,8 @@ from mountcr.journal import (
 from mountcr.kernel.identity import identify, unique_mount_id
 from mountcr.kernel.live import LiveKernel
 from mountcr.kernel.mounttable import with_unique_ids
-from mountcr.kernel.removal import remove_tree
+from mountcr.kernel.removal import remove_any, remove_tree
+from mountcr.operations.fate import Fate, fate_of
 from mountcr.operations.usage import users_of
 from mountcr.paths import decode, is_beneath
 
@@ -122,6 +124,8 @@ class Leftovers:
                     self._remove_directory(line)
                 case Images():
                     self._remove_images(line)
+                case Exporting():
+                    self._remove_bundle(line)
                 case Linking():
                     self._remove_link(line)
                 case Attaching() if self._same_boot:
@@ -212,12 +216,29 @@ class Leftovers:
     def _remove_images(self, line: Images) -> None:
         """Remove half of a dump; when the container is gone, the images are all that is left."""
         complete = os.path.exists(os.path.join(decode(line.path), manifest.MANIFEST.encode()))
-        if not self._same_boot or not _runs(line) or (line.leave_running and complete):
+        if (line.leave_running and complete) or not self._goes_on(line, f"images in {line.path}"):
             return
         kept = {decode(name) for name in line.kept}
         ours = [name for name in _written(decode(line.path)) if name not in kept]
         if ours:
             self._do(f"images in {line.path}", lambda: _unlink(decode(line.path), ours))
+
+    def _remove_bundle(self, line: Exporting) -> None:
+        """Remove a bundle of a container's end that goes on; what has ended is in it alone."""
+        what = f"bundle {line.path}"
+        try:
+            found = identify(decode(line.path))
+        except OSError:
+            return
+        if found == (line.dev, line.ino, line.handle) and self._goes_on(line, what):
+            self._do(what, lambda: remove_any(line.path))
+
+    def _goes_on(self, line: Images | Exporting, what: str) -> bool:
+        """Tell whether a container goes on; while CRIU has its tasks, nobody can tell."""
+        fate = fate_of(line.pid, line.start_time) if self._same_boot else Fate.ENDED
+        if fate is Fate.TRACED:
+            self.left.append(f"{what} (pid {line.pid} is traced still, as CRIU does)")
+        return fate is Fate.RUNS
 
     # Mounts
 
@@ -267,10 +288,6 @@ def _is_new(mount: Mount, line: Mounting) -> bool:
 
 def _unmount(at: KPath) -> None:
     LiveKernel().unmount(at)
-
-
-def _runs(line: Images) -> bool:
-    return procstat.is_same_process(line.pid, line.start_time)
 
 
 def _written(directory: bytes) -> list[bytes]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, TypeAlias
 
 from mountcr import journal, paths
 from mountcr.bundle.layout import write_layout
 from mountcr.bundle.names import STANDARD
 from mountcr.bundle.writer import DirectorySink, write_tar_bundle
 from mountcr.errors import UsageError
-from mountcr.kernel.removal import remove_tree
+from mountcr.kernel.removal import remove_any, remove_tree
 from mountcr.paths import decode, encode
 from mountcr.planning.choices import STATE
 from mountcr.rootfs.partial import Partial
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mountcr.bundle.writer import Sink
     from mountcr.compression import Level, Output
     from mountcr.paths import KPath
+
+    Whole: TypeAlias = Callable[[KPath, KPath], None]
 
 __all__ = [
     "check_output",
@@ -81,12 +83,20 @@ def check_output(output: str) -> None:
         raise UsageError(msg, hint="make the parent first")
 
 
-def put(output: str, level: Level, write: Callable[[Sink], None], *, durable: bool = True) -> int:
+def put(
+    output: str,
+    level: Level,
+    write: Callable[[Sink], None],
+    *,
+    durable: bool = True,
+    whole: Whole = lambda _unnamed, _into: None,
+) -> int:
     """
     Have an archive written, and give how many bytes it has; of a directory, those of its members.
 
-    A file, or with a slash at its end a directory, is whole, or not there; a `durable` one is so
-    after a power failure too. Raises OSError, and what `write` raises.
+    A file, or with a slash at its end a directory, is whole, or not there; a `durable` one is so,
+    and has its name, after a power failure too. `whole` is told, when it is, where it lies and
+    which name it gets then. Raises OSError, and what `write` and `whole` raise.
     """
     if output == STANDARD:
         counted = _Counted(sys.stdout.buffer)
@@ -98,7 +108,7 @@ def put(output: str, level: Level, write: Callable[[Sink], None], *, durable: bo
         if output.endswith("/"):
             sink = _Added(DirectorySink(made.fd))
             write(sink)
-            made.complete(durable=durable)
+            _complete(made, into, whole, durable=durable)
             return sink.size
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(b"bundle", flags, 0o600, dir_fd=made.fd), "wb", _PIECE) as file:
@@ -107,28 +117,52 @@ def put(output: str, level: Level, write: Callable[[Sink], None], *, durable: bo
             if durable:
                 os.fsync(file.fileno())
             size = file.tell()
+        journal.note(journal.Kept(path=into))
+        whole(paths.join(made.path, "bundle"), into)
         # unlike rename(2), this never replaces what came there meanwhile
         os.link(b"bundle", decode(into), src_dir_fd=made.fd, follow_symlinks=False)
+        _sync_name(into, durable=durable)
         return size
 
 
 def put_image(
-    output: str, level: Level, image: Image, write: Callable[[Sink], None], *, durable: bool = True
+    output: str,
+    level: Level,
+    image: Image,
+    write: Callable[[Sink], None],
+    *,
+    durable: bool = True,
+    whole: Whole = lambda _unnamed, _into: None,
 ) -> WrittenImage:
     """Have an archive written as an image in an OCI image layout, a new directory; as `put` is."""
-    with Partial(encode(os.path.abspath(output))) as made:
+    into = encode(os.path.abspath(output))
+    with Partial(into) as made:
         written = write_layout(made.fd, level, image, write)
-        made.complete(durable=durable)
+        _complete(made, into, whole, durable=durable)
     return written
+
+
+def _complete(made: Partial, into: KPath, whole: Whole, *, durable: bool) -> None:
+    """Give a directory its name, which it keeps from then on, whatever becomes of this process."""
+    journal.note(journal.Kept(path=into))
+    whole(made.path, into)
+    made.complete(durable=durable)
+    _sync_name(into, durable=durable)
+
+
+def _sync_name(path: KPath, *, durable: bool) -> None:
+    """Have a name on the disk, if it is to be `durable`."""
+    if durable:
+        parent = os.open(os.path.dirname(decode(path)), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
 
 def discard(output: str) -> None:
     """Remove an archive that is whole."""
-    output = output.rstrip("/")
-    if os.path.isdir(output):
-        remove_tree(encode(os.path.abspath(output)))
-    else:
-        os.unlink(output)
+    remove_any(encode(os.path.abspath(output)))
 
 
 class _Counted:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,15 +18,19 @@ import pytest
 from mountcr import journal, mountinfo
 from mountcr.errors import PrivilegeError
 from mountcr.kernel import mounts, syscalls
-from mountcr.kernel.identity import unique_mount_id
+from mountcr.kernel.identity import identify, unique_mount_id
 from mountcr.kernel.live import LiveKernel
+from mountcr.operations import fate
 from mountcr.operations.cleanup import CleanupResult, cleanup
+from mountcr.operations.fate import Fate, fate_of
 from mountcr.operations.leftovers import recorded
 from mountcr.paths import KPath, decode, encode
+from mountcr.procstat import read_stat
+from mountcr.rootfs.partial import Partial
 from scratch import kept_namespace, needs, tmpfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 RECORDS = Path(os.fsdecode(decode(journal.DIRECTORY)))
 
@@ -398,3 +403,99 @@ def test_not_root() -> None:
     with pytest.raises(PrivilegeError, match="root") as caught:
         cleanup()
     assert caught.value.hint
+
+
+@contextlib.contextmanager
+def sleeping() -> Generator[tuple[int, int]]:
+    """A process that sleeps, by pid and start time."""
+    process = subprocess.Popen(["sleep", "100"])
+    try:
+        yield process.pid, read_stat(process.pid).start_time
+    finally:
+        process.kill()
+        process.wait()
+
+
+def exporting(bundle: Path, pid: int, start_time: int) -> None:
+    """Give a bundle of a container its name, as an export does."""
+    with Partial(kpath(bundle)) as made:
+        journal.note(journal.Kept(path=kpath(bundle)))
+        dev, ino, handle = identify(decode(made.path))
+        line = journal.Exporting(
+            path=kpath(bundle), dev=dev, ino=ino, handle=handle, pid=pid, start_time=start_time
+        )
+        journal.note(line)
+        made.complete()
+
+
+def test_a_bundle_stays_if_its_container_has_ended(tmp_path: Path) -> None:
+    """It is all that is left of it; while the container goes on it tells of what never was."""
+    own_records()
+    bundle = tmp_path / "bundle"
+    with sleeping() as (pid, start_time):
+        killed(lambda: exporting(bundle, pid, start_time))
+        assert clean().removed == (f"bundle {bundle}",)
+        assert not bundle.exists()
+        killed(lambda: exporting(bundle, pid, start_time))
+    assert clean().removed == ()
+    assert bundle.is_dir()
+
+
+def test_another_bundle_of_that_name_stays(tmp_path: Path) -> None:
+    """Somebody has put it there since."""
+    own_records()
+    bundle = tmp_path / "bundle"
+    with sleeping() as (pid, start_time):
+        killed(lambda: exporting(bundle, pid, start_time))
+        bundle.rename(tmp_path / "elsewhere")
+        bundle.mkdir()
+        assert clean().removed == ()
+    assert bundle.is_dir()
+
+
+@contextlib.contextmanager
+def traced(pid: int, seconds: float) -> Generator[None]:
+    """Somebody traces a process for so long, and lets it go on then."""
+    ptrace_seize = 0x4206  # include/uapi/linux/ptrace.h
+    script = (
+        "import ctypes, time\n"
+        f"assert ctypes.CDLL(None).ptrace({ptrace_seize}, {pid}, None, None) == 0\n"
+        f"print(flush=True)\ntime.sleep({seconds})"
+    )
+    tracer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert tracer.stdout
+    assert tracer.stdout.readline() == b"\n"
+    try:
+        yield
+    finally:
+        tracer.kill()
+        tracer.communicate()
+
+
+def test_the_fate_of_a_task_is_what_its_tracer_does() -> None:
+    """While CRIU has it nobody knows; the answer is that of the moment when it lets go."""
+    with sleeping() as (pid, start_time):
+        assert fate_of(pid, start_time) is Fate.RUNS
+        assert fate_of(pid, start_time + 1) is Fate.ENDED
+        with traced(pid, 0.5):
+            assert fate_of(pid, start_time, seconds=0) is Fate.TRACED
+            assert fate_of(pid, start_time) is Fate.RUNS
+        os.kill(pid, signal.SIGSTOP)
+        with traced(pid, 100):
+            os.kill(pid, signal.SIGKILL)
+            assert fate_of(pid, start_time) is Fate.ENDED
+    assert fate_of(pid, start_time) is Fate.ENDED
+
+
+def test_what_criu_still_has_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither images nor a bundle are removed of which nobody knows whether they are needed."""
+    own_records()
+    bundle = tmp_path / "bundle"
+    monkeypatch.setattr(fate, "PATIENCE", 0.1)
+    with sleeping() as (pid, start_time):
+        with traced(pid, 100):
+            killed(lambda: exporting(bundle, pid, start_time))
+            (left,) = cleanup().left
+            assert left == f"bundle {bundle} (pid {pid} is traced still, as CRIU does)"
+            assert bundle.is_dir()
+        assert clean().removed == (f"bundle {bundle}",)
