@@ -331,9 +331,7 @@ class _Export:
         level = Level(self._wanted.compression, self._wanted.level)
         if self._wanted.oci:
             image = image_of(bundle, os.uname().machine, digest=digest)
-            made = put_image(
-                output, level, image, write, durable=durable, whole=self._note
-            )
+            made = put_image(output, level, image, write, durable=durable, whole=self._note)
             written = _Written(bundle=bundle, digest=digest, image=made.digest, bytes=made.bytes)
         else:
             size = put(output, level, write, durable=durable, whole=self._note)
