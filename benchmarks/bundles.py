@@ -101,6 +101,8 @@ class Container:
         prefix = os.environ.get("MOUNTCR_PREFIX", DEFAULT_PREFIX)
         path = f"{prefix}/bin:{os.environ['PATH']}"
         self.environment = os.environ | self.engine.environment | {"PATH": path}
+        # installed programs are compiled when they are
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.ground = ground
         holder = ground.top / "holder"
         subprocess.run(

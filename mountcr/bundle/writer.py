@@ -20,15 +20,11 @@ from mountcr.bundle.document import Digested
 from mountcr.bundle.names import MANIFEST, SIGNATURE
 from mountcr.compression import compressed
 from mountcr.errors import MountcrError
-from mountcr.rootfs.tarpieces import copy_extents
-from mountcr.rootfs.tree import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from mountcr.compression import Level, Output
-    from mountcr.rootfs.copying import Extent
-    from mountcr.rootfs.tree import Content
 
 __all__ = [
     "DirectorySink",
@@ -43,14 +39,11 @@ __all__ = [
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
-_PIECE: Final = 1 << 20
-"""Bytes that are handed over at once: what a thread is woken for."""
+_PIECE: Final = 4 << 20
+"""Bytes that are hashed at once."""
 
-_AHEAD: Final = 8
+_AHEAD: Final = 4
 """Pieces that may wait to be hashed."""
-
-_MOST: Final = 64
-"""Contents in one piece, each of which is an open file."""
 
 
 class Part(NamedTuple):
@@ -172,17 +165,16 @@ class _Hashing:
     """
     A file that nothing is written into: it hashes, in a thread that runs while others read.
 
-    At the end of a `with` block the thread has ended, and no descriptor is open. What is written is
-    hashed later, so it must not change: bytes do not.
+    At the end of a `with` block the thread has ended. What is written is hashed later, so it must
+    not change: bytes do not. Each call of hashlib takes turns with other threads, so there are few.
     """
 
     def __init__(self) -> None:
         self.size = 0
         self._hash = hashlib.sha256()
-        self._waiting: queue.Queue[list[bytes | _Taken]] = queue.Queue(_AHEAD)
-        self._batch: list[bytes | _Taken] = []
+        self._waiting: queue.Queue[list[bytes]] = queue.Queue(_AHEAD)
+        self._batch: list[bytes] = []
         self._batched = 0
-        self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -191,36 +183,23 @@ class _Hashing:
 
     def __exit__(self, *_: object) -> None:
         if self._thread.is_alive():
-            self._hand_over()
             self._waiting.put([])
             self._thread.join()
 
     def write(self, data: bytes | memoryview, /) -> int:
         length = len(data)
-        self._add(bytes(data), length)
+        self._batch.append(data if isinstance(data, bytes) else bytes(data))
+        self._batched += length
+        if self._batched >= _PIECE:
+            self._hand_over()
         return length
 
-    def take(self, content: Content, extents: Sequence[Extent], path: bytes) -> None:
-        """Hash what is no hole of a content. Raises what reading an earlier one did."""
-        if self._error is not None:
-            raise self._error
-        taken = _Taken(content._replace(fd=os.dup(content.fd)), extents, path)
-        self._add(taken, sum(extent.size for extent in extents))
-
     def hexdigest(self) -> str:
-        """Give the digest of all that was written; call it once, at the end. Raises OSError."""
+        """Give the digest of all that was written; call it once, at the end."""
         self._hand_over()
         self._waiting.put([])
         self._thread.join()
-        if self._error is not None:
-            raise self._error
         return self._hash.hexdigest()
-
-    def _add(self, item: bytes | _Taken, length: int) -> None:
-        self._batch.append(item)
-        self._batched += length
-        if self._batched >= _PIECE or len(self._batch) >= _MOST:
-            self._hand_over()
 
     def _hand_over(self) -> None:
         if self._batch:
@@ -230,42 +209,4 @@ class _Hashing:
 
     def _run(self) -> None:
         while batch := self._waiting.get():
-            for item in batch:
-                if isinstance(item, bytes):
-                    self._hash.update(item)
-                else:
-                    self._read(item)
-
-    def _read(self, taken: _Taken) -> None:
-        try:
-            if self._error is None:
-                copy_extents(taken.content, taken.extents, _Updating(self._hash), None)
-        except OSError as error:
-            self._error = OSError(error.errno, error.strerror or str(error), shown(taken.path))
-        finally:
-            os.close(taken.content.fd)
-
-
-class _Taken(NamedTuple):
-    """A content that is read later; its descriptor is ours."""
-
-    content: Content
-    extents: Sequence[Extent]
-    path: bytes
-
-
-class _Digest(Protocol):
-    """The part of hashlib's objects that is used here, which have no public type."""
-
-    def update(self, data: bytes | memoryview, /) -> None: ...
-
-
-class _Updating:
-    """A file that updates a digest."""
-
-    def __init__(self, digest: _Digest) -> None:
-        self._digest = digest
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        self._digest.update(data)
-        return len(data)
+            self._hash.update(b"".join(batch))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mountcr.model import InodeType
 from mountcr.paths import decode
@@ -22,7 +22,7 @@ from mountcr.rootfs.tarpieces import copy_extents
 from mountcr.rootfs.tree import Content, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from mountcr.compression import Output
     from mountcr.paths import KPath
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mountcr.rootfs.tarpieces import Pieces
     from mountcr.rootfs.tree import Tree
 
-__all__ = ["Archived", "Taking", "write_tar"]
+__all__ = ["Archived", "write_tar"]
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
@@ -67,19 +67,6 @@ _PAX: Final = (
 """The header of an extended header, but for its name and its size."""
 
 _SECOND: Final = 10**9
-
-
-@runtime_checkable
-class Taking(Protocol):
-    """A file that reads contents by itself, while the next headers are made."""
-
-    def take(self, content: Content, extents: Sequence[Extent], path: bytes) -> None:
-        """
-        Take what is no hole of a content; its descriptor is the caller's, and closed soon.
-
-        Raises OSError naming the path that came with the content that could not be read.
-        """
-        ...
 
 
 class Archived(NamedTuple):
@@ -128,8 +115,6 @@ class _Tar:
                 try:
                     self._add(entry, raw)
                 except OSError as error:
-                    if error.filename is not None:
-                        raise  # it names an earlier one
                     text = error.strerror or str(error)
                     raise OSError(error.errno, text, shown(raw.path)) from error
         self._write(bytes(2 * _BLOCK))
@@ -168,10 +153,7 @@ class _Tar:
             self._sparse_header(raw, extents)
         if self._pieces is not None:
             self._pieces.content(source, content.fd, extents)
-        if isinstance(self._file, Taking):
-            self._file.take(content, extents, raw.path)
-        else:
-            copy_extents(content, extents, self._file, self._progress)
+        copy_extents(content, extents, self._file, self._progress)
         self._at += sum(extent.size for extent in extents)
         self._write(bytes(-self._at % _BLOCK))
         holes = content.size - sum(extent.size for extent in extents)
