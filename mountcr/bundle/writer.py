@@ -178,7 +178,6 @@ class _Hashing:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -202,6 +201,8 @@ class _Hashing:
         return self._hash.hexdigest()
 
     def _hand_over(self) -> None:
+        if not self._thread.ident:
+            self._thread.start()  # not before: a process with threads forks no others
         if self._batch:
             self._waiting.put(self._batch)
             self.size += self._batched

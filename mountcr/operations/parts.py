@@ -18,19 +18,21 @@ from mountcr.rootfs.changes import changes, everything, hiding_sockets
 from mountcr.rootfs.difference import difference
 from mountcr.rootfs.opened import opened
 from mountcr.rootfs.tarpieces import Pieces, state
-from mountcr.rootfs.tarwriter import write_tar
+from mountcr.rootfs.tarwriter import record_tar
 from mountcr.rootfs.tree import DirectoryTree, shown
 from mountcr.rootfs.view import View
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mountcr.compression import Output
     from mountcr.paths import KPath
     from mountcr.planning.bundling import Contents
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Entry
+    from mountcr.rootfs.tarpieces import Recording
+    from mountcr.rootfs.tarwriter import Archived
     from mountcr.rootfs.tree import Tree
 
 __all__ = ["image_parts", "parts_of"]
@@ -85,7 +87,7 @@ def _mount_parts(
             tree = held.enter_context(DirectoryTree(source))
             entries = partial(everything, tree)
             lost = partial(_lost_there, left_out, carried.mountpoint)
-            yield Part(carried.member, _Tar(entries, lost, held, progress).write)
+            yield Part(carried.member, _Tar(entries, lost, [tree], held, progress).write)
         else:
             yield Part(carried.member, _File(decode(source)).write)
 
@@ -101,13 +103,14 @@ def _layer_parts(
     if contents.compared:
         yield from _compared_parts(contents, view, left_out, held, progress)
         return
+    trees = [*(layer.tree for layer in view.layers), *view.data]
     for number, layer in enumerate(contents.layers, 1):
         if layer.member:
             entries = partial(_changes, view, number)
             lost = partial(_lost_below, left_out, view)
-            yield Part(layer.member, _Tar(entries, lost, held, progress).write)
+            yield Part(layer.member, _Tar(entries, lost, trees, held, progress).write)
     entries = partial(_changes, view, 0)
-    yield Part(UPPER, _Tar(entries, left_out.extend, held, progress).write)
+    yield Part(UPPER, _Tar(entries, left_out.extend, trees, held, progress).write)
 
 
 def _compared_parts(
@@ -122,9 +125,10 @@ def _compared_parts(
     for layer in contents.layers:
         if layer.member:
             lost = partial(_lost_below, left_out, view)
-            yield Part(layer.member, _Tar(partial(everything, base), lost, held, progress).write)
+            whole = _Tar(partial(everything, base), lost, [base], held, progress)
+            yield Part(layer.member, whole.write)
     entries = partial(_difference, tree, base)
-    yield Part(UPPER, _Tar(entries, left_out.extend, held, progress).write)
+    yield Part(UPPER, _Tar(entries, left_out.extend, [tree], held, progress).write)
 
 
 def _lost_there(left_out: list[KPath], mountpoint: KPath, lost: Iterable[KPath]) -> None:
@@ -195,12 +199,13 @@ class _Tar:
         self,
         entries: Callable[[], Iterator[Entry]],
         lost: Callable[[Iterable[KPath]], None],
+        trees: Sequence[Tree],
         held: contextlib.ExitStack,
         progress: Progress | None,
     ) -> None:
         self._entries = entries
         self._lost = lost
-        self._pieces = held.enter_context(Pieces())
+        self._pieces = held.enter_context(Pieces(trees))
         self._complete = False
         self._progress = progress
 
@@ -209,6 +214,8 @@ class _Tar:
         if self._complete:
             self._pieces.replay(file, self._progress)
             return
-        entries = _importable(self._entries())
-        self._lost(write_tar(entries, file, pieces=self._pieces).left_out)
+        self._lost(self._pieces.record(self._find, file).left_out)
         self._complete = True
+
+    def _find(self, recording: Recording) -> Archived:
+        return record_tar(_importable(self._entries()), recording)

@@ -157,13 +157,18 @@ class Batches(Generic[Task, Result]):
         """Do the tasks, beside others if there may be more children. Raises what they raise."""
         if not tasks:
             return
-        if self._workers < 2 or threading.active_count() > 1:  # noqa: PLR2004 - one is ourselves
+        if not self.may_fork:
             self.run_here(tasks)
             return
         while not self._free:
             self._wait(_TICK)
         self._fork(tasks)
         self.look()
+
+    @property
+    def may_fork(self) -> bool:
+        """Whether tasks are done in children: with other threads a child could wait for ever."""
+        return self._workers > 1 and threading.active_count() == 1
 
     @property
     def begun(self) -> bool:

@@ -12,21 +12,24 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from typing import TYPE_CHECKING, Final, Self
+from typing import IO, TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
+from mountcr.rootfs.batches import Batches
 from mountcr.rootfs.copying import Extent
 from mountcr.rootfs.tree import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mountcr.compression import Output
-    from mountcr.rootfs.batches import Progress
+    from mountcr.rootfs.batches import Count, Progress
     from mountcr.rootfs.tree import Content, Tree
 
-__all__ = ["Pieces", "copy_extents", "state"]
+__all__ = ["Pieces", "Recording", "copy_extents", "state"]
+
+T = TypeVar("T")
 
 _CHUNK: Final = 1 << 20
 _LENGTH: Final = 8
@@ -43,20 +46,54 @@ class _Kept(msgspec.Struct, array_like=True):
     was: tuple[int, int, int] = (0, 0, 0)
 
 
-class Pieces:
+class Recording:
+    """Takes the pieces of one tar in their order; `trees` are all that contents may be in."""
+
+    def __init__(self, trees: Sequence[Tree], file: IO[bytes]) -> None:
+        self._trees = tuple(trees)
+        self._file = file
+        self._encoder = msgspec.msgpack.Encoder()
+        self._numbers = {id(tree): number for number, tree in enumerate(self._trees)}
+        self._data: list[bytes] = []
+
+    def data(self, data: bytes) -> None:
+        """Take bytes of the tar itself."""
+        self._data.append(data)
+
+    def content(
+        self, source: tuple[Tree, bytes], content: Content, extents: Sequence[Extent]
+    ) -> None:
+        """Take what a file holds, which is open and comes behind the bytes so far."""
+        tree, path = source
+        number = self._numbers[id(tree)]
+        self.keep(_Kept(self._taken(), number, path, list(extents), state(content.fd)))
+
+    def end(self) -> None:
+        """Keep what is behind the last content."""
+        if self._data:
+            self.keep(_Kept(self._taken()))
+
+    def _taken(self) -> bytes:
+        data = b"".join(self._data)
+        self._data.clear()
+        return data
+
+    def keep(self, kept: _Kept) -> None:
+        """Write a record."""
+        record = self._encoder.encode(kept)
+        self._file.write(len(record).to_bytes(_LENGTH) + record)
+
+
+class Pieces(Recording):
     """
     The pieces of one tar, for a `with` block; the trees stay the caller's, and open.
 
-    Bytes and contents are told in their order, `replay` writes them again.
+    `record` has them found, `replay` writes the tar again.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # __exit__ closes it
-        self._encoder = msgspec.msgpack.Encoder()
+    def __init__(self, trees: Sequence[Tree]) -> None:
+        super().__init__(trees, tempfile.TemporaryFile())  # noqa: SIM115  # __exit__ closes it
         self._decoder = msgspec.msgpack.Decoder(_Kept)
-        self._trees: list[Tree] = []
-        self._numbers: dict[int, int] = {}
-        self._data: list[bytes] = []
 
     def __enter__(self) -> Self:
         return self
@@ -64,28 +101,39 @@ class Pieces:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def data(self, data: bytes) -> None:
-        """Take bytes of the tar itself."""
-        self._data.append(data)
+    def record(self, find: Callable[[Recording], T], file: Output) -> T:
+        """
+        Have the pieces found, and write the tar meanwhile; give what `find` gives.
 
-    def content(self, source: tuple[Tree, bytes], fd: int, extents: Sequence[Extent]) -> None:
-        """Take what a file holds, open as `fd`, which comes behind the bytes so far."""
-        tree, path = source
-        number = self._numbers.get(id(tree))
-        if number is None:
-            number = self._numbers[id(tree)] = len(self._trees)
-            self._trees.append(tree)
-        self._keep(_Kept(self._taken(), number, path, list(extents), state(fd)))
+        Another process finds them, if there is a processor for it and no other thread, so that
+        contents are read here at the same time. Raises what `find` does, and what `replay` does.
+        """
+        reader, writer = os.pipe()
+        with open(reader, "rb", _CHUNK) as source, open(writer, "wb", _CHUNK) as sink:
 
-    def _taken(self) -> bytes:
-        data = b"".join(self._data)
-        self._data.clear()
-        return data
+            def work(_tasks: list[None], _count: Count) -> T:
+                recording = Recording(self._trees, sink)
+                found = find(recording)
+                recording.end()
+                sink.flush()
+                return found
 
-    def _keep(self, kept: _Kept) -> None:
-        record = self._encoder.encode(kept)
-        self._file.write(len(record).to_bytes(_LENGTH))
-        self._file.write(record)
+            with Batches(work, workers=2) as batches:
+                if len(os.sched_getaffinity(0)) < 2 or not batches.may_fork:  # noqa: PLR2004
+                    return self._record_here(find, file)
+                batches.run([None])
+                sink.close()
+                for kept in self._records(source):
+                    self.keep(kept)
+                    self._write(kept, file, None)
+                (found,) = batches.finish()
+        return found
+
+    def _record_here(self, find: Callable[[Recording], T], file: Output) -> T:
+        found = find(self)
+        self.end()
+        self.replay(file)
+        return found
 
     def replay(self, file: Output, progress: Progress | None = None) -> None:
         """
@@ -94,20 +142,24 @@ class Pieces:
         Raises OSError naming the path: as opening and reading does, and EIO for a file that was
         written into since.
         """
-        if self._data:
-            self._keep(_Kept(self._taken()))
         self._file.seek(0)
-        while length := self._file.read(_LENGTH):
-            kept = self._decoder.decode(self._file.read(int.from_bytes(length)))
-            file.write(kept.data)
-            if kept.tree < 0:
-                continue
-            try:
-                self._content(kept, file, progress)
-            except OSError as error:
-                text = error.strerror or str(error)
-                raise OSError(error.errno, text, shown(kept.path)) from error
+        for kept in self._records(self._file):
+            self._write(kept, file, progress)
         self._file.seek(0, os.SEEK_END)
+
+    def _records(self, source: IO[bytes]) -> Iterator[_Kept]:
+        while length := source.read(_LENGTH):
+            yield self._decoder.decode(source.read(int.from_bytes(length)))
+
+    def _write(self, kept: _Kept, file: Output, progress: Progress | None) -> None:
+        file.write(kept.data)
+        if kept.tree < 0:
+            return
+        try:
+            self._content(kept, file, progress)
+        except OSError as error:
+            text = error.strerror or str(error)
+            raise OSError(error.errno, text, shown(kept.path)) from error
 
     def _content(self, kept: _Kept, file: Output, progress: Progress | None) -> None:
         content = self._trees[kept.tree].content(kept.path)

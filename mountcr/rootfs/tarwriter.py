@@ -22,17 +22,17 @@ from mountcr.rootfs.tarpieces import copy_extents
 from mountcr.rootfs.tree import Content, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mountcr.compression import Output
     from mountcr.paths import KPath
     from mountcr.rootfs.batches import Progress
     from mountcr.rootfs.dialect import Entry, Raw
     from mountcr.rootfs.inode import Inode
-    from mountcr.rootfs.tarpieces import Pieces
+    from mountcr.rootfs.tarpieces import Recording
     from mountcr.rootfs.tree import Tree
 
-__all__ = ["Archived", "write_tar"]
+__all__ = ["Archived", "record_tar", "write_tar"]
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
@@ -82,24 +82,43 @@ def write_tar(
     file: Output,
     *,
     progress: Progress | None = None,
-    pieces: Pieces | None = None,
 ) -> Archived:
     """
-    Write entries as an OCI layer, in the order in which they come; `pieces` can write it again.
+    Write entries as an OCI layer, in the order in which they come.
 
     The file stays the caller's, and is not closed. Raises OSError naming the path, RefusedError as
     the dialect `oci` does. What was written until then is no archive.
     """
-    return _Tar(file, progress, pieces).write(entries)
+    return _Tar(_Copying(file, progress), progress).write(entries)
+
+
+def record_tar(entries: Iterable[Entry], recording: Recording) -> Archived:
+    """Tell what `write_tar` would write; contents are looked at, and not read."""
+    return _Tar(recording, None).write(entries)
+
+
+class _Copying:
+    """Writes the pieces of a tar into a file."""
+
+    def __init__(self, file: Output, progress: Progress | None) -> None:
+        self._file = file
+        self._progress = progress
+
+    def data(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def content(
+        self, _source: tuple[Tree, bytes], content: Content, extents: Sequence[Extent]
+    ) -> None:
+        copy_extents(content, extents, self._file, self._progress)
 
 
 class _Tar:
-    """One archive."""
+    """One archive, told piece by piece."""
 
-    def __init__(self, file: Output, progress: Progress | None, pieces: Pieces | None) -> None:
-        self._file = file
-        self._progress = progress
+    def __init__(self, pieces: _Copying | Recording, progress: Progress | None) -> None:
         self._pieces = pieces
+        self._progress = progress
         self._at = 0
         self._size = 0
         self._files = 0
@@ -151,9 +170,7 @@ class _Tar:
             self._header(raw.path, raw.inode, _FLAGS[InodeType.FILE], size=content.size)
         else:
             self._sparse_header(raw, extents)
-        if self._pieces is not None:
-            self._pieces.content(source, content.fd, extents)
-        copy_extents(content, extents, self._file, self._progress)
+        self._pieces.content(source, content, extents)
         self._at += sum(extent.size for extent in extents)
         self._write(bytes(-self._at % _BLOCK))
         holes = content.size - sum(extent.size for extent in extents)
@@ -219,10 +236,8 @@ class _Tar:
 
     def _write(self, data: bytes) -> None:
         if data:
-            self._file.write(data)
+            self._pieces.data(data)
             self._at += len(data)
-            if self._pieces is not None:
-                self._pieces.data(data)
 
 
 def _extended(name: bytes, data: bytes) -> bytes:
