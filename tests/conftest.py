@@ -384,6 +384,12 @@ def _probe_criu_inet() -> str:
     raise Lacking(reason)
 
 
+def _probe_bridge() -> str:
+    """Make a bridge and a veth pair, which are modules of their own, in another namespace."""
+    make = "ip link add br0 type bridge && ip link add v0 type veth peer name v1"
+    return _run("unshare", "--net", "sh", "-c", make)
+
+
 def _probe_redis() -> str:
     return os.path.realpath(_find("redis-server"))
 
@@ -463,6 +469,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "criu": _probe_criu,
     "criu-inet": _probe_criu_inet,
     "redis": _probe_redis,
+    "bridge": _probe_bridge,
     "runc": _probe_runc,
     "crun": _probe_crun,
     "unionfs": _probe_unionfs,

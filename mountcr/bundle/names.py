@@ -55,12 +55,13 @@ def is_archive(path: str) -> bool:
     """
     Tell whether a word names an archive: `-`, a file that is no JSON, or a directory with one.
 
-    Who opens it finds out what is in it: a bundle, or a checkpoint of another tool.
+    Who opens it finds out what is in it: a bundle, or a checkpoint of another tool. Other things
+    than bundles have a `manifest.json` too.
     """
     if path == STANDARD or selected(path):
         return True
     if os.path.isdir(path):
-        return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, *_OTHERS))
+        return any(os.path.isfile(os.path.join(path, name)) for name in (UPPER, *_OTHERS))
     try:
         with open(path, "rb") as file:
             begin = file.read(64).lstrip()

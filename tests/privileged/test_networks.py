@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from mountcr.planning.network import NetworkPlan
 
+pytestmark = pytest.mark.requires("bridge")
+
 MAC = "02:00:00:00:00:01"
 LINK_LOCAL = Address(link="eth0", address="fe80::ff:fe00:1", prefix=64, scope="link")
 RECORDED = Network(
