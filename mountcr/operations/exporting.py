@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from mountcr.engines import Roots
     from mountcr.manifest import Manifest
     from mountcr.model import Container
-    from mountcr.planning.bundling import Carrying, Contents
+    from mountcr.planning.bundling import Base, Carrying, Contents, Known
     from mountcr.planning.records import Plan
     from mountcr.rootfs.batches import Progress
 
@@ -260,15 +260,24 @@ class _Export:
         self._roots = roots
         self._sign = sign
         self._progress = progress
+        self._images: tuple[dict[KPath, Known], Base | None] | None = None
         self._completed = False
         check_output(wanted.output)
 
     def contents(self, manifest: Manifest) -> Contents:
         """Say what goes in. Raises RefusedError, UsageError."""
+        if self._images is None:  # they are asked for before tasks are frozen, and then again
+            lowers = manifest.rootfs.origin.lowers if manifest.rootfs else ()
+            flat = _is_flat(manifest)
+            self._images = (
+                known_layers(lowers, self._roots),
+                base_layer(manifest.facts.container, self._roots) if flat else None,
+            )
+        known, base = self._images
         return plan_contents(
             manifest,
-            known_layers(manifest.rootfs.origin.lowers if manifest.rootfs else (), self._roots),
-            base=base_layer(manifest.facts.container, self._roots) if _is_flat(manifest) else None,
+            known,
+            base=base,
             mode=self._wanted.layers,
             volumes=self._wanted.volumes,
             all_volumes=self._wanted.all_volumes,
