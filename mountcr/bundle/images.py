@@ -13,12 +13,12 @@ import contextlib
 import hashlib
 import os
 import re
-import stat
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from mountcr.bundle.annotations import BUNDLE_DIGEST, CHECKPOINTS
+from mountcr.bundle.directory import open_member
 from mountcr.bundle.layout import (
     ARTIFACT,
     BLOBS,
@@ -34,7 +34,6 @@ from mountcr.bundle.layout import (
 from mountcr.bundle.members import shown
 from mountcr.bundle.names import LAYOUT
 from mountcr.errors import DocumentError, NotFoundError, RefusedError, VerificationError
-from mountcr.kernel.beneath import open_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -224,17 +223,9 @@ class _Images:
     def _open(self, name: str) -> int:
         """Open a regular file through no link; the caller owns the descriptor."""
         try:
-            fd = open_beneath(self._directory, os.fsencode(name), os.O_RDONLY | os.O_NONBLOCK)
+            return open_member(self._directory, name, self.shown)
         except FileNotFoundError:
             raise self._wrong(name, "is missing") from None
-        except OSError as error:
-            msg = f"{self.shown}: {name} is no file of it (rule: types of members)"
-            raise RefusedError(msg, hint=error.strerror) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            msg = f"{self.shown}: {name} is no regular file (rule: types of members)"
-            raise RefusedError(msg, hint="copy the image again")
-        return fd
 
 
 def _is_checkpoint(manifest: ImageManifest) -> bool:

@@ -15,15 +15,15 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Final
 
+from mountcr.bundle.directory import in_directory
 from mountcr.bundle.document import Bundle, parse
 from mountcr.bundle.images import has_checkpoint, opened_layer
 from mountcr.bundle.limits import Limits
-from mountcr.bundle.members import Member, Members, is_plain, shown
+from mountcr.bundle.members import Member, Members, shown
 from mountcr.bundle.names import MANIFEST, SIGNATURE, STANDARD, selected
 from mountcr.bundle.rules import check_bundle, check_text
 from mountcr.bundle.stream import Stream
 from mountcr.errors import DocumentError, NotFoundError, RefusedError, VerificationError
-from mountcr.kernel.beneath import open_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -179,7 +179,7 @@ def opened_members(
     if stat.S_ISDIR(found.st_mode):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            yield name, _in_directory(fd, name, limits)
+            yield name, in_directory(fd, name, limits)
         finally:
             os.close(fd)
         return
@@ -202,67 +202,3 @@ class _Told:
         data = self._file.read(size)
         self._count(len(data))
         return data
-
-
-def _in_directory(fd: int, name: str, limits: Limits) -> Iterator[tuple[Member, Content]]:
-    """Give the members of a directory, the document and its signature first."""
-    names = sorted(_names(fd, name, limits))
-    for first in (SIGNATURE, MANIFEST):
-        if first in names:
-            names.remove(first)
-            names.insert(0, first)
-    for each in names:
-        file = _open_member(fd, each, name)
-        try:
-            yield Member(each, os.fstat(file).st_size), _FileContent(file)
-        finally:
-            os.close(file)
-
-
-def _names(fd: int, name: str, limits: Limits) -> Iterator[str]:
-    """Give the files in a directory and in the directories there."""
-    count = 0
-    for parent in ("", *sorted(os.listdir(fd))):
-        try:
-            directory = open_beneath(fd, os.fsencode(parent or "."), os.O_RDONLY | os.O_DIRECTORY)
-        except NotADirectoryError:
-            continue
-        except OSError as error:
-            msg = f"{name}: {shown(parent)} is no directory of it (rule: types of members)"
-            raise RefusedError(msg, hint=error.strerror) from error
-        try:
-            for each in os.listdir(directory):
-                whole_name = f"{parent}/{each}" if parent else each
-                found = os.stat(each, dir_fd=directory, follow_symlinks=False)
-                if stat.S_ISDIR(found.st_mode) and not parent:
-                    continue
-                count += 1
-                if not is_plain(whole_name, limits.name) or count > limits.members:
-                    msg = f"{name}: a member is called {shown(whole_name)} (rule: names of members)"
-                    raise RefusedError(msg, hint="make the bundle anew")
-                yield whole_name
-        finally:
-            os.close(directory)
-
-
-def _open_member(fd: int, name: str, where: str) -> int:
-    try:
-        file = open_beneath(fd, os.fsencode(name), os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        msg = f"{where}: {shown(name)} is no file of it (rule: types of members)"
-        raise RefusedError(msg, hint=error.strerror) from error
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        msg = f"{where}: {shown(name)} is no regular file (rule: types of members)"
-        raise RefusedError(msg, hint="make the bundle anew")
-    return file
-
-
-class _FileContent:
-    """The content of an open file, from its beginning."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def some(self) -> memoryview:
-        return memoryview(os.read(self._fd, _PIECE))
