@@ -66,6 +66,11 @@ _PAX: Final = (
 )
 """The header of an extended header, but for its name and its size."""
 
+_COMMON: Final = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0"
+_COMMON_END: Final = bytes(_TEXT) + _NO_NAMES
+_COMMON_SUM: Final = sum(_NO_CHECKSUM) + sum(_COMMON_END)
+"""What most headers begin and end with, and what does not change in their checksum."""
+
 _SECOND: Final = 10**9
 
 
@@ -210,6 +215,9 @@ class _Tar:
     ) -> None:
         """Write the header of a member, and before it one with what does not fit into it."""
         name = path + b"/" if inode.is_directory and path else path or b"./"
+        if not target and more is None and _is_common(name, inode, size):
+            self._write(_common(name, inode, flag, size))
+            return
         fields = _Fields(dict(more or {}))
         sparse = more is not None
         whole = b"".join(
@@ -238,6 +246,30 @@ class _Tar:
         if data:
             self._pieces.data(data)
             self._at += len(data)
+
+
+def _is_common(name: bytes, inode: Inode, size: int) -> bool:
+    """Tell whether every field fits into a header, but for parts of a second."""
+    return (
+        len(name) <= _TEXT
+        and name.isascii()
+        and not inode.xattrs
+        and inode.rdev == "0:0"
+        and inode.uid | inode.gid < 8**7
+        and size < 8**11
+        and 0 <= inode.mtime < 8**11 * _SECOND
+    )
+
+
+def _common(name: bytes, inode: Inode, flag: bytes, size: int) -> bytes:
+    """Give what most members have, made at once: that takes a third of the time."""
+    seconds, rest = divmod(inode.mtime, _SECOND)
+    start = _COMMON % (name.ljust(_TEXT, b"\0"), inode.mode, inode.uid, inode.gid, size, seconds)
+    header = b"%b%06o\0 %b%b" % (start, sum(start) + ord(flag) + _COMMON_SUM, flag, _COMMON_END)
+    if not rest:
+        return header
+    data = _record(b"mtime", (b"%d.%09d" % (seconds, rest)).rstrip(b"0"))
+    return _extended(name, data) + data.ljust(_BLOCK, b"\0") + header
 
 
 def _extended(name: bytes, data: bytes) -> bytes:
