@@ -9,7 +9,6 @@ it takes to make the names, and not for the contents.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +19,7 @@ from mountcr.model import InodeType
 from mountcr.observation.sizes import count_of
 from mountcr.paths import KPath, decode
 from mountcr.rootfs.changes import changes, everything
+from mountcr.rootfs.copying import clone
 from mountcr.rootfs.dialect import get_dialect
 from mountcr.rootfs.opened import OCI, opened
 from mountcr.rootfs.tree import DirectoryTree
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from mountcr.planning.bundling import Carrying, Contents
 
 __all__ = ["can_share", "freeze_seconds", "sources_of", "take"]
-
-_FICLONE: Final = 0x40049409
-"""include/uapi/linux/fs.h."""
 
 _PER_NAME: Final = 150e-6
 _PER_BYTE: Final = 1 / (250 << 20)
@@ -56,7 +53,7 @@ def can_share(sources: Iterable[KPath], scratch: KPath) -> bool:
     try:
         descriptors += [os.open(decode(scratch), flags, 0o600) for _ in range(2)]
         os.write(descriptors[0], bytes(4096))
-        fcntl.ioctl(descriptors[1], _FICLONE, descriptors[0])
+        clone(*descriptors)
     except OSError as error:
         if error.errno in {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS}:
             return False
@@ -105,7 +102,7 @@ def _clone(carrying: Carrying, into: KPath) -> Carrying:
     else:
         found = os.stat(decode(source))
         with open(decode(source), "rb") as file, open(decode(into), "xb") as copy:
-            fcntl.ioctl(copy.fileno(), _FICLONE, file.fileno())
+            clone(file.fileno(), copy.fileno())
             os.fchown(copy.fileno(), found.st_uid, found.st_gid)
             os.fchmod(copy.fileno(), found.st_mode & 0o7777)
     return carrying._replace(source=into)

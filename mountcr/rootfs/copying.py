@@ -21,7 +21,7 @@ from mountcr.rootfs.tree import Content
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Copier", "Extent", "data_extents", "digest"]
+__all__ = ["Copier", "Extent", "clone", "data_extents", "digest"]
 
 _FICLONE: Final = 0x40049409
 """include/uapi/linux/fs.h; MIPS, PowerPC and SPARC number ioctls otherwise and answer ENOTTY."""
@@ -84,6 +84,11 @@ def data_extents(content: Content) -> Iterator[Extent]:
         start = hole
 
 
+def clone(source: int, into: int) -> None:
+    """Have an open file share all extents of another one. Raises OSError, ioctl_ficlone(2)."""
+    fcntl.ioctl(into, _FICLONE, source)
+
+
 def digest(content: Content) -> bytes:
     """Give the SHA-256 of a content. Raises OSError, with EIO where the file is shorter."""
     return Copier().read(content)
@@ -138,7 +143,7 @@ class Copier:
         if device in self._apart:
             return False
         try:
-            fcntl.ioctl(into, _FICLONE, source)
+            clone(source, into)
         except OSError as error:
             if error.errno in _NEVER:
                 self._apart.add(device)
