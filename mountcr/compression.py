@@ -31,6 +31,7 @@ __all__ = [
     "compression_of",
     "decompressed",
     "parse_level",
+    "write_whole",
 ]
 
 CHUNK: Final = 1 << 20
@@ -216,15 +217,16 @@ class _Compressing:
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Compress it."""
-        _write(self._file, self._compressor.compress(data))
+        write_whole(self._file, self._compressor.compress(data))
         return len(data)
 
     def end(self) -> None:
         """Write the rest."""
-        _write(self._file, self._compressor.flush())
+        write_whole(self._file, self._compressor.flush())
 
 
-def _write(file: Output, data: bytes) -> None:
+def write_whole(file: Output, data: bytes | memoryview) -> None:
+    """Write all of it, however much a file takes at once."""
     view = memoryview(data)
     while view:
         count = file.write(view)

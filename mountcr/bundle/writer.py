@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 from mountcr.bundle.document import Digested
 from mountcr.bundle.names import MANIFEST, SIGNATURE
-from mountcr.compression import compressed
+from mountcr.compression import compressed, write_whole
 from mountcr.errors import MountcrError
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def write_parts(
     Raises MountcrError naming a part of another length than when it was measured, and what writing
     the parts raises.
     """
-    sink.add(MANIFEST, len(document), lambda file: _write(file, document))
+    sink.add(MANIFEST, len(document), lambda file: write_whole(file, document))
     if signature is not None:
-        sink.add(SIGNATURE, len(signature), lambda file: _write(file, signature))
+        sink.add(SIGNATURE, len(signature), lambda file: write_whole(file, signature))
     for measured in parts:
         sink.add(measured.part.name, measured.digested.size, measured.part.write)
 
@@ -130,7 +130,7 @@ class TarSink:
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Write all of it."""
-        _write(self._file, data)
+        write_whole(self._file, data)
         self._size += len(data)
         return len(data)
 
@@ -152,13 +152,6 @@ class DirectorySink:
             write(file)
             if file.tell() != size:
                 raise MountcrError(f"{name} changed its size while it was read")
-
-
-def _write(file: Output, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        count = file.write(view)
-        view = view[len(view) if count is None else count :]
 
 
 class _Hashing:
