@@ -18,12 +18,12 @@ from mountcr.paths import encode
 from mountcr.tarmembers import members
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mountcr.bundle.limits import Limits
     from mountcr.bundle.stream import Stream
 
-__all__ = ["Content", "Member", "Members", "is_plain"]
+__all__ = ["Content", "Member", "Members", "is_plain", "save"]
 
 _COMPONENT: Final = 255
 """NAME_MAX of every file system that matters."""
@@ -54,6 +54,15 @@ class Content(Protocol):
     def some(self) -> memoryview:
         """Give a piece of what is left, empty at the end."""
         ...
+
+
+def save(content: Content, fd: int, told: Callable[[int], None] = lambda _count: None) -> None:
+    """Write all of a content into an open file, which is closed; `told` hears of its bytes."""
+    with open(fd, "wb", buffering=0) as file:
+        while piece := content.some():
+            told(len(piece))
+            while piece:
+                piece = piece[file.write(piece) :]
 
 
 class Members:

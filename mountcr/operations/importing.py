@@ -18,7 +18,7 @@ import msgspec
 
 from mountcr import manifest as manifests
 from mountcr import paths
-from mountcr.bundle.members import shown
+from mountcr.bundle.members import save, shown
 from mountcr.bundle.names import FOREIGN, IMAGES, LAYERS, MOUNTS, UPPER
 from mountcr.bundle.reader import opened
 from mountcr.driver import get_driver
@@ -39,6 +39,7 @@ from mountcr.planning.choices import CACHE, IMPORTS, RESTORE_ROOT
 from mountcr.planning.placement import choose_layers, place, rebased
 from mountcr.planning.planner import make_plan
 from mountcr.planning.renaming import groups_of, rename
+from mountcr.planning.rootfs import rootfs_of
 from mountcr.planning.steps import Copy
 from mountcr.rootfs.partial import Partial
 from mountcr.stack import StoredLayer
@@ -301,31 +302,19 @@ class _Import:
         return wanted | {UPPER}
 
     def _write(self, at: int, name: str, content: Content) -> None:
-        with open(os.open(name, _WRITE, 0o600, dir_fd=at), "wb", buffering=0) as file:
-            while piece := content.some():
-                self._size += len(piece)
-                if self._progress is not None:
-                    self._progress.add(0, len(piece))
-                while piece:
-                    piece = piece[file.write(piece) :]
+        save(content, os.open(name, _WRITE, 0o600, dir_fd=at), self._told)
+
+    def _told(self, count: int) -> None:
+        self._size += count
+        if self._progress is not None:
+            self._progress.add(0, count)
 
     # --- What is written down ---------------------------------------------------------------------
 
     def _manifest(self) -> Manifest:
         """Give the manifest of the dump as it is on this host."""
         dump, stack = self._bundle.dump, self._placement.stack
-        rootfs = dump.rootfs and msgspec.structs.replace(
-            dump.rootfs,
-            driver=stack.driver,
-            origin=stack,
-            layers=stack.lowers,
-            data=stack.data,
-            upper=stack.upper,
-            work=stack.work,
-            options=stack.options,
-            steps=(),
-            provenance=stack.provenance,
-        )
+        rootfs = dump.rootfs and rootfs_of(stack, origin=stack)
         return msgspec.structs.replace(dump, facts=self.facts(), rootfs=rootfs)
 
     def facts(self) -> Facts:

@@ -20,7 +20,7 @@ from mountcr.bundle.foreign.containerd import INDEX
 from mountcr.bundle.foreign.dumped import facts_of
 from mountcr.bundle.images import has_checkpoint
 from mountcr.bundle.limits import Limits
-from mountcr.bundle.members import Members
+from mountcr.bundle.members import Members, save
 from mountcr.bundle.names import IMAGES, selected
 from mountcr.bundle.reader import opened_members
 from mountcr.bundle.stream import Stream
@@ -114,10 +114,7 @@ def _holds_contents(name: str) -> bool:
 
 
 def _write(target: str, content: Content) -> None:
-    with open(os.open(target, _WRITE, 0o600), "wb", buffering=0) as file:
-        while piece := content.some():
-            while piece:
-                piece = piece[file.write(piece) :]
+    save(content, os.open(target, _WRITE, 0o600))
 
 
 def images_of(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mountcr.paths import KPath
     from mountcr.planning.choices import Choices
 
-__all__ = ["find_stack", "holders", "plan_rootfs", "read_only"]
+__all__ = ["find_stack", "holders", "plan_rootfs", "read_only", "rootfs_of"]
 
 _FOLLOWED: Final = {"metacopy": "off", "redirect_dir": "nofollow"}
 """Options of an overlay that decide which marks are followed, with what follows none."""
@@ -104,6 +104,13 @@ def plan_rootfs(
         steps = [*marker_steps(stack, boot), *driver.assemble(stack, at)]
     if root is not None:
         steps += _attributes(root, at)
+    return rootfs_of(stack, origin=origin, imported=imported, steps=steps)
+
+
+def rootfs_of(
+    stack: Stack, *, origin: Stack, imported: bool = False, steps: Iterable[Step] = ()
+) -> Rootfs:
+    """Give a root file system that is made of a stack, and was made of `origin`."""
     return Rootfs(
         driver=stack.driver,
         origin=origin,
