@@ -72,7 +72,7 @@ def found_layers(bundle: Bundle, roots: Roots | None, marks: str) -> dict[str, L
         if key in found and found[key].stored.dialect == marks:
             continue
         stored = StoredLayer(path=layer.path, dialect=layer.dialect)
-        found[key] = LayerAt(stored=stored, key=key.partition(":")[2], flat=layer.flat)
+        found[key] = LayerAt(stored=stored, key=key.partition(":")[2])
     return found
 
 

@@ -51,14 +51,12 @@ class LayerAt(Record, frozen=True, kw_only=True):
     Where a lower layer is read from.
 
     `key` is a digest of what it holds, the part of its name in the cache that is its own. `plain`
-    tells that a layer of a store has nothing that any driver would read in another way. `flat` is
-    a directory that holds all below it as well.
+    tells that a layer of a store has nothing that any driver would read in another way.
     """
 
     stored: StoredLayer
     key: str = ""
     plain: bool = False
-    flat: bool = False
 
 
 class Missing(NamedTuple):
@@ -116,7 +114,7 @@ def _unpacked(
     """Give a layer that the bundle has, from the cache if it was unpacked before."""
     digest = bundle.digested()[layer.member].sha256
     stored = StoredLayer(path=paths.join(unpacked, layer.member), dialect="oci")
-    return found.get(digest, LayerAt(stored=stored, key=digest, flat=layer.flat))
+    return found.get(digest, LayerAt(stored=stored, key=digest))
 
 
 def _has_all(bundle: Bundle, number: int) -> bool:

@@ -102,7 +102,7 @@ def test_a_layer_that_nobody_has_is_missing() -> None:
 def test_a_directory_with_everything_stands_for_all_below() -> None:
     """It is found by the chain id; the bundle's own layers are taken where it has all of them."""
     lower = BundleLayer(diff_id="sha256:d2", chain_id="sha256:c2")
-    whole = msgspec.structs.replace(stored(2, "vfs"), flat=True)
+    whole = stored(2, "vfs")
     bundle = bundles.bundle(layers=(member(1), lower, BundleLayer(diff_id="sha256:d3")))
     layers, missing = choose_layers(bundle, {"sha256:c2": whole}, UNPACKED)
     assert missing == ()
