@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from mountcr import engines, observation
-from mountcr.bundle.names import STANDARD, is_archive
+from mountcr.bundle.names import is_archive
 from mountcr.bundle.reader import is_bundle
 from mountcr.compression import parse_level
 from mountcr.model import Container
@@ -192,7 +192,7 @@ def verify(images: AnyPath, *, quick: bool = False) -> VerifyResult:
     what is none of these, RefusedError for an archive that breaks a rule, PrivilegeError, OSError.
     """
     if is_archive(os.fsdecode(images)):
-        if os.fsdecode(images) != STANDARD and not is_bundle(os.fsdecode(images)):
+        if not is_bundle(os.fsdecode(images)):
             return verify_foreign(os.fsdecode(images), quick=quick)
         return verifying.verify_bundle(os.fsdecode(images), quick=quick)
     return verifying.verify(_absolute(images), quick=quick)

@@ -26,11 +26,10 @@ from mountcr.bundle.stream import Stream
 from mountcr.errors import DocumentError, NotFoundError, RefusedError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
     from mountcr.bundle.document import Digested
     from mountcr.bundle.members import Content
-    from mountcr.compression import Input
 
 __all__ = ["Reader", "is_bundle", "opened", "opened_members", "whole"]
 
@@ -60,7 +59,6 @@ class Reader:
         check_text(self.text, name, limits)
         self.bundle: Bundle = parse(self.text, name)
         check_bundle(self.bundle, name, limits)
-        self._wanted = self.bundle.digested()
         self.signature: bytes | None = None
         self._next = next(members, None)
         if self._next is not None and self._next[0].name == SIGNATURE:
@@ -75,7 +73,7 @@ class Reader:
         that is not what it says of it: when its content was read to the end, or is not there when
         all were given.
         """
-        missing = dict(self._wanted)
+        missing = dict(self.bundle.digested())
         while self._next is not None:
             member, content = self._next
             digested = missing.pop(member.name, None)
@@ -133,23 +131,27 @@ def whole(member: Member, content: Content, most: int, name: str) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(
-    path: str, *, limits: Limits | None = None, count: Callable[[int], None] | None = None
-) -> Generator[Reader]:
+def opened(path: str, *, limits: Limits | None = None) -> Generator[Reader]:
     """
     Open a bundle for a block: a file, a directory, `-` for standard input, or an OCI image layout,
     `DIR`, `DIR:NAME` or `DIR@DIGEST` (`mountcr.bundle.images`).
 
-    `count` is told how many bytes of a file were read. Raises NotFoundError where nothing is there,
-    DocumentError for what is no bundle, RefusedError for an archive that breaks a rule, OSError.
+    Raises NotFoundError where nothing is there, DocumentError for what is no bundle, RefusedError
+    for an archive that breaks a rule, OSError.
     """
     limits = limits or Limits()
-    with opened_members(path, limits=limits, count=count) as (name, members):
+    with opened_members(path, limits=limits) as (name, members):
         yield Reader(name, members, limits)
 
 
 def is_bundle(path: str) -> bool:
-    """Tell whether an archive begins as a bundle does; raises as `opened_members` does."""
+    """
+    Tell whether an archive begins as a bundle does; raises as `opened_members` does.
+
+    Standard input, which cannot be read again, is taken for one.
+    """
+    if path == STANDARD:
+        return True
     if (layout := selected(path)) and not has_checkpoint(layout):
         return False
     with opened_members(path) as (_, members):
@@ -159,7 +161,7 @@ def is_bundle(path: str) -> bool:
 
 @contextlib.contextmanager
 def opened_members(
-    path: str, *, limits: Limits | None = None, count: Callable[[int], None] | None = None
+    path: str, *, limits: Limits | None = None
 ) -> Generator[tuple[str, Iterator[tuple[Member, Content]]]]:
     """Open any archive of members for a block and give what errors call it, and its members."""
     limits = limits or Limits()
@@ -169,7 +171,7 @@ def opened_members(
         return
     if layout := selected(path):
         with opened_layer(layout) as (name, blob):
-            yield name, iter(Members(Stream(_told(blob, count), name, limits), limits))
+            yield name, iter(Members(Stream(blob, name, limits), limits))
         return
     name = shown(path)
     try:
@@ -184,21 +186,4 @@ def opened_members(
             os.close(fd)
         return
     with open(path, "rb", buffering=0) as file:
-        yield name, iter(Members(Stream(_told(file, count), name, limits), limits))
-
-
-def _told(file: Input, count: Callable[[int], None] | None) -> Input:
-    return _Told(file, count) if count else file
-
-
-class _Told:
-    """A file, and who is told how much of it was read."""
-
-    def __init__(self, file: Input, count: Callable[[int], None]) -> None:
-        self._file = file
-        self._count = count
-
-    def read(self, size: int, /) -> bytes:
-        data = self._file.read(size)
-        self._count(len(data))
-        return data
+        yield name, iter(Members(Stream(file, name, limits), limits))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mountcr import manifest as manifests
-from mountcr.bundle.names import STANDARD, is_archive
+from mountcr.bundle.names import is_archive
 from mountcr.criu.options import CgroupMode
 from mountcr.engines import Roots, find
 from mountcr.errors import DocumentError, UsageError, VerificationError
@@ -58,7 +58,7 @@ def is_foreign(path: str) -> bool:
 
     Raises RefusedError for one that breaks a rule.
     """
-    if path == STANDARD or not is_archive(path):
+    if not is_archive(path):
         return False
     from mountcr.bundle.reader import is_bundle  # what most commands have no use for
 

@@ -23,7 +23,7 @@ from mountcr.bundle.foreign import Format
 from mountcr.bundle.foreign.checkpoint import Dropped
 from mountcr.bundle.foreign.dumped import manifest_of
 from mountcr.bundle.foreign.rootfs import opened_layer, written_entries
-from mountcr.bundle.names import FOREIGN, LAYERS, MOUNTS, STANDARD, UPPER
+from mountcr.bundle.names import FOREIGN, LAYERS, MOUNTS, UPPER
 from mountcr.bundle.writer import Part, measure, write_parts
 from mountcr.compression import Compression, Level, compression_of, decompressed
 from mountcr.criu.images import ImageSet
@@ -169,7 +169,7 @@ def as_bundle(
     from mountcr.bundle.reader import is_bundle
     from mountcr.operations.exporting import ExportChoices
 
-    if path == STANDARD or is_bundle(path):
+    if is_bundle(path):
         yield path
         return
     with scratch_directory("bundle") as scratch:
