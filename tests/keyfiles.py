@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY_ID: Final = bytes(range(1, 9))
-NAME: Final = "0807060504030201"
+NAME: Final = "807060504030201"
 """What minisign calls that id."""
 
 LIMITS: Final = (32768, 1 << 24)

@@ -418,7 +418,8 @@ def _unbase64(line: bytes, size: int, where: str) -> bytes:
 
 
 def _name(key_id: bytes) -> str:
-    return f"{int.from_bytes(key_id, 'little'):016X}"
+    # minisign.c has PRIX64 without a width, so there are no zeros in front
+    return f"{int.from_bytes(key_id, 'little'):X}"
 
 
 # --- Ed25519 --------------------------------------------------------------------------------------
