@@ -172,12 +172,39 @@ class Variant(NamedTuple):
     change: Callable[[Path], None] = _write
 
 
+_APART: Final = 1000
+"""Numbers of inodes that lie between those of two file systems, more than a place ever makes."""
+
+
 def _other_file_system(place: Place) -> Sequence[Path]:
-    """Put the base on a tmpfs."""
+    """
+    Put the base on a tmpfs, whose inodes have numbers that those of the other layers have not.
+
+    What is watched there is told by its number on some kernels, unless another file has that too.
+    """
     other = place.directory("other")
+    taken = {number for found in os.walk(place.top) for number in _numbers(found[0])}
     place.mount("tmpfs", other)
+    number = _next_number(other)
+    while not taken.isdisjoint(range(number - _APART, number + _APART)):
+        number = _next_number(other)
     shutil.copytree(place.layers[-1], other / "base")
     return [*place.layers[:-1], other / "base"]
+
+
+def _numbers(directory: str) -> list[int]:
+    """Give the numbers of what is in a directory."""
+    with os.scandir(directory) as entries:
+        return [entry.inode() for entry in entries]
+
+
+def _next_number(directory: Path) -> int:
+    """Have a file system use up a number, which a tmpfs gives in order, and tell which it was."""
+    tried = directory / "tried"
+    tried.touch()
+    number = tried.stat().st_ino
+    tried.unlink()
+    return number
 
 
 def _hundred(place: Place) -> Sequence[Path]:
