@@ -16,6 +16,8 @@ QUIET := -qq --no-compile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# The tests start mountcr thousands of times; compiling it each time is most of such a start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## show this text
