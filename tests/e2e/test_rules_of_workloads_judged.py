@@ -284,8 +284,8 @@ def test_shared_memory_of_the_host(place: Place) -> None:
         dumped, log = dump_alone(place, pid)
         assert not dumped
         assert matches("W3", log)
-        found = refusals(place.mountcr("plan", pid, "--json").document)
-        assert {each[0] for each in found} == {"W3"}
+        plan = place.mountcr("plan", pid, "--json").document
+        assert {each[0] for each in refusals(plan)} == {"W3"}, plan
 
 
 # --- Huge pages -----------------------------------------------------------------------------------
