@@ -112,7 +112,7 @@ class _Images:
         self.shown = shown(layout.directory)
         version = self._document(LAYOUT, self._read(LAYOUT), LayoutVersion).version
         if not version.startswith("1."):
-            msg = f"{self.shown}: {LAYOUT}: a layout of version {shown(version)}"
+            msg = f"{self.shown}: {LAYOUT}: a layout of version {shown(version)} (rule: document)"
             raise DocumentError(msg, hint="mountcr reads those of version 1")
         index = self._document(INDEX, self._read(INDEX), ImageIndex)
         self._manifests = index.manifests or ()
@@ -148,7 +148,7 @@ class _Images:
                 found.append(descriptor)
                 layers = manifest.layers or ()
         if not found:
-            msg = f"{self.shown} has no image of a checkpoint in it"
+            msg = f"{self.shown} has no image of a checkpoint in it (rule: document)"
             raise DocumentError(msg, hint="`mountcr export --oci` writes one")
         if len(found) > 1:
             msg = f"{self.shown} has {len(found)} images of checkpoints in it"
@@ -217,7 +217,7 @@ class _Images:
         try:
             return msgspec.json.decode(text, type=type_)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            msg = f"{self.shown}: {name} is damaged: {error}"
+            msg = f"{self.shown}: {name} is damaged: {error} (rule: document)"
             raise DocumentError(msg, hint="copy the image again, or export it again") from None
 
     def _open(self, name: str) -> int:

@@ -52,7 +52,8 @@ def read_checkpoint(archive: Unpacked) -> ForeignCheckpoint:
     """
     found = recognise(archive)
     if found is None:
-        msg = f"{archive.archive} is no checkpoint of podman, CRI-O, the kubelet or containerd"
+        what = f"{archive.archive} is no checkpoint of podman, CRI-O, the kubelet or containerd"
+        msg = f"{what} (rule: document)"
         hint = "those hold config.dump and spec.dump, or index.json of a checkpoint image"
         raise DocumentError(msg, hint=hint)
     return _READERS[found](archive)

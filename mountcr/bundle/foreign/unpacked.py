@@ -143,7 +143,7 @@ class Unpacked:
     def wrong(self, where: str, what: str) -> DocumentError:
         """Give the error for a member, or a field of one, that is not as it must be."""
         return DocumentError(
-            f"{self.archive}: {encode(where)}: {what}",
+            f"{self.archive}: {encode(where)}: {what} (rule: document)",
             hint="the archive is damaged, or none that this tool wrote; make the checkpoint again",
         )
 
