@@ -15,9 +15,10 @@ import msgspec
 
 from mountcr import __version__
 from mountcr.criu.options import CgroupMode
+from mountcr.documents import DocumentKind, read_document
 from mountcr.errors import DocumentError, NotFoundError
 from mountcr.model import Facts, Finding, Record
-from mountcr.paths import KPath, decode
+from mountcr.paths import KPath, decode, encode
 from mountcr.planning.choices import Tcp
 from mountcr.planning.files import NamedFile
 from mountcr.planning.records import External, Inherited, Rootfs
@@ -31,6 +32,14 @@ DESCRIPTORS: Final = "descriptors.json"
 """Where runc and crun keep, and look for, the links of descriptors 0 to 2."""
 
 MANIFEST_SCHEMA: Final = "mountcr/manifest/1"
+
+_KIND: Final = DocumentKind(
+    MANIFEST_SCHEMA,
+    "manifest",
+    damaged="the dump did not finish, or the file was edited",
+    newer="it was written by a newer mountcr; restore with that one",
+    other="name the directory given to `mountcr dump`",
+)
 
 
 class Manifest(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -55,12 +64,6 @@ class Manifest(Record, frozen=True, kw_only=True, omit_defaults=False):
     standard_streams: tuple[str, ...] = ()
     tcp: Tcp | None = None
     extra: tuple[str, ...] = ()
-
-
-class _Header(msgspec.Struct):
-    """What every version of a manifest has."""
-
-    schema: str = ""
 
 
 def write(manifest: Manifest, images: KPath, *, durable: bool = True) -> None:
@@ -95,7 +98,7 @@ def read(images: KPath) -> Manifest:
     a damaged one, or one of a newer version; both name the file.
     """
     path = os.path.join(decode(images), MANIFEST.encode())
-    shown = os.fsdecode(path)
+    shown = encode(path)
     try:
         with open(path, "rb") as file:
             text = file.read()
@@ -109,28 +112,4 @@ def read(images: KPath) -> Manifest:
     except NotADirectoryError:
         msg = f"{images} is not a directory"
         raise DocumentError(msg, hint="name the directory given to `mountcr dump`") from None
-    return _parse(text, shown)
-
-
-def _parse(text: bytes, shown: str) -> Manifest:
-    try:
-        schema = msgspec.json.decode(text, type=_Header).schema
-        if schema != MANIFEST_SCHEMA:
-            raise DocumentError(_foreign(schema, shown), hint=_foreign_hint(schema))
-        return msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
-        msg = f"{shown} is damaged: {error}"
-        raise DocumentError(msg, hint="the dump did not finish, or the file was edited") from None
-
-
-def _foreign(schema: str, shown: str) -> str:
-    name, _, version = schema.rpartition("/")
-    if name == "mountcr/manifest" and version.isdigit():
-        return f"{shown} is of version {version}, newer than {MANIFEST_SCHEMA}"
-    return f"{shown} is no manifest of mountcr: schema {schema!r}"
-
-
-def _foreign_hint(schema: str) -> str:
-    if schema.startswith("mountcr/manifest/"):
-        return "it was written by a newer mountcr; restore with that one"
-    return "name the directory given to `mountcr dump`"
+    return read_document(text, Manifest, _KIND, shown)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mountcr.bundle.names import MANIFEST
-from mountcr.errors import DocumentError
+from mountcr.documents import DocumentKind, read_document
 from mountcr.manifest import Manifest
 from mountcr.model import InodeType, Record
 from mountcr.paths import KPath
@@ -43,6 +43,15 @@ __all__ = [
 ]
 
 BUNDLE_SCHEMA: Final = "mountcr/bundle/1"
+
+_KIND: Final = DocumentKind(
+    BUNDLE_SCHEMA,
+    "bundle",
+    damaged="fetch it again, or export the container again",
+    newer="it was written by a newer mountcr; import it with that one",
+    other="`mountcr export` writes bundles",
+    rule=" (rule: document)",
+)
 
 
 class Digested(Record, frozen=True, kw_only=True):
@@ -110,12 +119,6 @@ class Bundle(Record, frozen=True, kw_only=True, omit_defaults=False):
         return {each.name: each for each in self.members}
 
 
-class _Header(msgspec.Struct):
-    """What every version of a bundle has."""
-
-    schema: str = ""
-
-
 def to_json(bundle: Bundle) -> bytes:
     """Give the bytes of the document: the same for the same bundle."""
     return msgspec.json.encode(bundle)
@@ -123,16 +126,4 @@ def to_json(bundle: Bundle) -> bytes:
 
 def parse(text: bytes, shown: str) -> Bundle:
     """Read the document. Raises DocumentError naming the bundle and the field."""
-    try:
-        schema = msgspec.json.decode(text, type=_Header).schema
-        if schema == BUNDLE_SCHEMA:
-            return msgspec.json.decode(text, type=Bundle)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{shown}: {MANIFEST} is damaged: {error} (rule: document)"
-        raise DocumentError(msg, hint="fetch it again, or export the container again") from None
-    name, _, version = schema.rpartition("/")
-    if name == "mountcr/bundle" and version.isascii() and version.isdigit():
-        msg = f"{shown} is of version {version[:40]}, newer than {BUNDLE_SCHEMA} (rule: document)"
-        raise DocumentError(msg, hint="it was written by a newer mountcr; import it with that one")
-    msg = f"{shown}: {MANIFEST} is of no bundle of mountcr: schema {schema[:40]!r} (rule: document)"
-    raise DocumentError(msg, hint="`mountcr export` writes bundles")
+    return read_document(text, Bundle, _KIND, f"{shown}: {MANIFEST}")

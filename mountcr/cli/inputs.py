@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from mountcr import manifest as manifests
 from mountcr.bundle.names import is_archive
 from mountcr.criu.options import CgroupMode
+from mountcr.documents import DocumentKind, read_document
 from mountcr.engines import Roots, find
-from mountcr.errors import DocumentError, UsageError, VerificationError
+from mountcr.errors import UsageError, VerificationError
 from mountcr.model import FACTS_SCHEMA, Facts
 from mountcr.observation import observe
 from mountcr.paths import KPath, encode
@@ -40,6 +41,14 @@ __all__ = [
     "roots_of",
     "without_driver",
 ]
+
+_FACTS: Final = DocumentKind(
+    FACTS_SCHEMA,
+    "facts file",
+    damaged="write one with `mountcr facts REF`",
+    newer="write it with `mountcr facts REF` of this version",
+    other="write one with `mountcr facts REF`",
+)
 
 
 def absolute(path: str) -> KPath:
@@ -150,23 +159,10 @@ def facts_of(arguments: argparse.Namespace, *, thorough: bool = False) -> Facts:
     return observe(container_of(arguments), thorough=thorough)
 
 
-class _Header(msgspec.Struct):
-    schema: str = ""
-
-
 def read_facts(path: str) -> Facts:
     """Read a facts file. Raises DocumentError naming the file and what is wrong in it."""
     with open(path, "rb") as file:
-        text = file.read()
-    try:
-        schema = msgspec.json.decode(text, type=_Header).schema
-        if schema != FACTS_SCHEMA:
-            msg = f"{path} is no facts file of this version: schema {schema!r}, not {FACTS_SCHEMA}"
-            raise DocumentError(msg, hint="write it with `mountcr facts REF` of this version")
-        return msgspec.json.decode(text, type=Facts)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{path} is no facts file: {error}"
-        raise DocumentError(msg, hint="write one with `mountcr facts REF`") from None
+        return read_document(file.read(), Facts, _FACTS, encode(path))
 
 
 def choices_of(arguments: argparse.Namespace) -> Choices:

@@ -7,6 +7,7 @@ import os
 
 import msgspec
 
+from mountcr.documents import schema_of
 from mountcr.errors import DocumentError, NotFoundError
 from mountcr.hosts.compatibility import CompatDocument, compare
 from mountcr.hosts.profile import Profile, of_doctor, of_facts, of_manifest
@@ -19,10 +20,6 @@ from mountcr.planning.planner import make_plan
 __all__ = ["compare_files", "read_profile"]
 
 _HINT = "give what `mountcr doctor --json` printed there, or a directory of `mountcr dump`"
-
-
-class _Header(msgspec.Struct):
-    schema: str = ""
 
 
 def compare_files(source: str, target: str) -> CompatDocument:
@@ -51,7 +48,7 @@ def read_profile(path: str) -> Profile:
 
 
 def _parsed(text: bytes, file: str) -> Profile:
-    schema = msgspec.json.decode(text, type=_Header).schema
+    schema = schema_of(text)
     if schema == DOCTOR_SCHEMA:
         return of_doctor(msgspec.json.decode(text, type=DoctorDocument))
     if schema == MANIFEST_SCHEMA:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr.errors import DocumentError
+from mountcr.documents import DocumentKind, read_document
 from mountcr.model import InodeType, Record
-from mountcr.paths import KPath, decode
+from mountcr.paths import KPath, decode, encode
 from mountcr.rootfs.changes import changes, everything
 from mountcr.rootfs.digests import Digester, LayerDigest
 from mountcr.rootfs.inode import Inode
@@ -57,6 +57,14 @@ FINGERPRINT: Final = "fingerprint.json"
 """The file name of the fingerprint in an images directory."""
 
 FINGERPRINT_SCHEMA: Final = "mountcr/fingerprint/1"
+
+_KIND: Final = DocumentKind(
+    FINGERPRINT_SCHEMA,
+    "fingerprint",
+    damaged="the dump did not finish, or the file was edited",
+    newer="it was written by a newer mountcr; verify with that one",
+    other="it is beside the images of a dump that `mountcr dump` made",
+)
 
 
 class Extent(StrEnum):
@@ -128,12 +136,6 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=False):
     extent: Extent
     layers: tuple[LayerFingerprint, ...]
     data: tuple[LayerFingerprint, ...] = ()
-
-
-class _Header(msgspec.Struct):
-    """What every version of a fingerprint has."""
-
-    schema: str = ""
 
 
 _DEFAULT: Final = Inode(type=InodeType.FILE, mode=0)
@@ -346,16 +348,4 @@ def read(images: KPath) -> Fingerprint | None:
             text = file.read()
     except FileNotFoundError:
         return None
-    where = os.fsdecode(path)
-    try:
-        schema = msgspec.json.decode(text, type=_Header).schema
-        if schema == FINGERPRINT_SCHEMA:
-            return msgspec.json.decode(text, type=Fingerprint)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{where} is damaged: {error}"
-        raise DocumentError(msg, hint="the dump did not finish, or the file was edited") from None
-    name, _, version = schema.rpartition("/")
-    if name == "mountcr/fingerprint" and version.isdigit():
-        msg = f"{where} is of version {version}, newer than {FINGERPRINT_SCHEMA}"
-        raise DocumentError(msg, hint="it was written by a newer mountcr; verify with that one")
-    raise DocumentError(f"{where} is no fingerprint of mountcr: schema {schema!r}")
+    return read_document(text, Fingerprint, _KIND, encode(path))
