@@ -74,19 +74,21 @@ def top() -> Iterator[bytes]:
 def grow(top: bytes, tree: list[tuple[bytes, bytes]]) -> bytes:
     """Make a tree, a file outside of it, and give its root; what cannot be made is left out."""
     shutil.rmtree(top)
-    root = top + b"/outside/root"
+    root = os.path.realpath(top) + b"/outside/root"
     os.makedirs(root)
     for name in (b"/a", b"/outside/b"):
         with open(top + name, "wb"):
             pass
     for place, kind in tree:
         path = root + b"/" + place
+        if not (os.path.realpath(os.path.dirname(path)) + b"/").startswith(root + b"/"):
+            continue  # a link leads out, to the host
         try:
             if kind == b"d":
                 os.mkdir(path)
             elif kind == b"f":
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW))
-            elif os.path.realpath(os.path.dirname(path)).startswith(root):
+            else:
                 os.symlink(kind, path)
         except OSError:
             continue
