@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -186,21 +185,23 @@ def test_what_makes_no_sense_is_skipped(host: Host, text: str) -> None:
         assert all(f"/{container.id}/" in damage.file for damage in container.damages)
 
 
-def test_a_file_that_is_being_written_is_read_again(host: Host) -> None:
+def test_a_file_that_is_being_written_is_read_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A state file that ends early is read once more, after its writer had time."""
     directory = host.youki("web", host.bundle(), host.process())
     whole = (directory / "state.json").read_text()
     (directory / "state.json").write_text(whole[:40])
+    waited: list[float] = []
 
-    def finish() -> None:
-        time.sleep(0.003)
+    def finish(seconds: float) -> None:
+        waited.append(seconds)
         (directory / "state.json").write_text(whole)
 
-    writer = threading.Thread(target=finish)
-    writer.start()
-    found = [c.id for c in Youki().containers(host.roots)]
-    writer.join()
-    assert found == ["web"]
+    monkeypatch.setattr(time, "sleep", finish)
+    assert [c.id for c in Youki().containers(host.roots)] == ["web"]
+    assert len(waited) == 1
+    assert 0 < waited[0] < 1
 
 
 def test_other_things_in_a_root_are_skipped(host: Host) -> None:
