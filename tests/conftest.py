@@ -9,7 +9,7 @@ by looking at versions. `MOUNTCR_REQUIRE=root,criu` (or `all`) turns those skips
 A test below tests/privileged runs in a child with a mount namespace of its own, in which nothing
 propagates to the host; `@pytest.mark.host_mounts` opts out, `@pytest.mark.private_mounts` opts in
 elsewhere. Whatever it leaves mounted goes with the child; a process that it leaves fails it. A
-mount that the session leaves on the host fails the session.
+mount that the session leaves on the host, or a name in its root directory, fails the session.
 
 Nothing here uses mountcr, so that what is broken there cannot hide itself.
 """
@@ -547,7 +547,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _require(name)
 
 
-# --- Nothing is left mounted ----------------------------------------------------------------------
+# --- Nothing is left on the host ------------------------------------------------------------------
 
 
 def _our_mounts(temporary: str) -> dict[str, str]:
@@ -559,6 +559,15 @@ def _our_mounts(temporary: str) -> dict[str, str]:
         for fields in lines
         if "mountcr" in fields[4] or fields[4].startswith(temporary)
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_name_is_left() -> Iterator[None]:
+    """Fail the session if something came into the root of the host: a test got out of its place."""
+    before = set(os.listdir("/"))
+    yield
+    if left := sorted(set(os.listdir("/")) - before):
+        pytest.fail("the session left in / of the host: " + ", ".join(left), pytrace=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
