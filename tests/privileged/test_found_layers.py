@@ -153,15 +153,19 @@ def test_names_of_containerd(tmp_path: Path) -> None:
 def test_what_could_be_two_directories_is_not_guessed(tmp_path: Path) -> None:
     """Names that are there below the upper's parent and above it tell nothing."""
     tmpfs(tmp_path)
-    for each in ("x/a", "x/b", "x/up", "x/wk", "a", "b", "at"):
-        (tmp_path / each).mkdir(parents=True)
-    own = f"upperdir={tmp_path}/x/up,workdir={tmp_path}/x/wk"
-    mount = mount_from(tmp_path / "x", tmp_path / "at", f"lowerdir=a:b,{own}")
+    near, far = tmp_path / "inner", tmp_path
+    for each in ("one-layer", "other-layer"):
+        (near / each).mkdir(parents=True)
+        (far / each).mkdir()
+    for each in (near / "up", near / "wk", far / "at"):
+        each.mkdir()
+    options = f"lowerdir=one-layer:other-layer,upperdir={near}/up,workdir={near}/wk"
+    mount = mount_from(near, far / "at", options)
     assert with_layers(mount) is mount
-    (tmp_path / "b").rmdir()
+    (far / "other-layer").rmdir()
     assert stack_of(with_layers(mount)).lowers == (
-        encode(f"{tmp_path}/x/a"),
-        encode(f"{tmp_path}/x/b"),
+        encode(f"{near}/one-layer"),
+        encode(f"{near}/other-layer"),
     )
 
 
