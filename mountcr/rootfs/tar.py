@@ -70,6 +70,9 @@ _TYPES: Final = {
     tarfile.BLKTYPE: InodeType.BLOCK,
 }
 
+_NO_XATTRS: Final[dict[KPath, bytes]] = {}
+"""What most members have: one for all, since there may be millions."""
+
 _IMPLIED: Final = Inode(type=InodeType.DIRECTORY, mode=0o755)
 """A directory that has members and is none, where nothing below tells more of it."""
 
@@ -103,13 +106,6 @@ class Findings(NamedTuple):
     privileged: dict[str, list[KPath]]
 
 
-class _Member(NamedTuple):
-    """Where the content of a regular file is, and where in the file its extents are, if sparse."""
-
-    offset: int
-    sparse: tuple[tuple[int, int], ...] | None
-
-
 class TarTree:
     """
     The tree in a tar.
@@ -135,7 +131,9 @@ class TarTree:
         self._limits = limits
         self._inodes: dict[bytes, Inode] = {}
         self._names: dict[bytes, dict[bytes, InodeType]] = {b"": {}}
-        self._members: dict[int, _Member] = {}
+        # where the content of a file begins, by its number, and where a sparse one has its extents
+        self._offsets: dict[int, int] = {}
+        self._sparse: dict[int, tuple[tuple[int, int], ...]] = {}
         self._targets: dict[int, bytes] = {}
         self._links: dict[bytes, bytes] = {}
         self._number = 0
@@ -179,7 +177,7 @@ class TarTree:
         number = inode.identity[1]
         if number in self._targets and self._below is not None:
             return self._below.content(self._targets[number])
-        offset, sparse = self._members[number]
+        offset, sparse = self._offsets[number], self._sparse.get(number)
         if sparse is None:
             return Content(os.dup(self._file.fileno()), offset, inode.size)
         return Content(self._expanded(offset, sparse, inode.size), 0, inode.size)
@@ -255,13 +253,15 @@ class TarTree:
             self._size += inode.size
             if self._size > self._limits.size:
                 self._refuse(f"its files have more than {self._limits.size} bytes", "size")
-            self._members[number] = _Member(member.offset_data, self._extents(path, member))
+            self._offsets[number] = member.offset_data
+            sparse = cast("list[tuple[int, int]] | None", member.sparse)
+            if sparse is not None:
+                self._sparse[number] = self._extents(path, member, sparse)
 
-    def _extents(self, path: bytes, member: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
-        """Give the extents of a sparse member, None of another."""
-        sparse = cast("list[tuple[int, int]] | None", member.sparse)
-        if sparse is None:
-            return None
+    def _extents(
+        self, path: bytes, member: tarfile.TarInfo, sparse: list[tuple[int, int]]
+    ) -> tuple[tuple[int, int], ...]:
+        """Give the extents of a sparse member."""
         extents = tuple((start, length) for start, length in sparse if length)  # (0, 0) is unused
         end = 0
         for start, length in extents:
@@ -353,7 +353,7 @@ class TarTree:
                 stripped = self.found.stripped
                 name = name if name in stripped or len(stripped) < _NAMED else "others"
                 stripped[name] = stripped.get(name, 0) + 1
-        return found
+        return found or _NO_XATTRS
 
     # --- The tree ---------------------------------------------------------------------------------
 
@@ -400,12 +400,16 @@ class TarTree:
         return made
 
     def _count_links(self) -> None:
-        names: dict[int, int] = {}
-        for inode in self._inodes.values():
-            names[inode.identity[1]] = names.get(inode.identity[1], 0) + 1
-        for path, inode in self._inodes.items():
-            if (count := names[inode.identity[1]]) > 1:
-                self._inodes[path] = _with(inode, nlink=count)
+        names: dict[int, set[bytes]] = {}
+        for path, target in self._links.items():
+            inode = self._inodes[path]
+            same = names.setdefault(inode.identity[1], set())
+            same.add(path)
+            if self._inodes.get(target) is inode:  # a whiteout may have taken that name away
+                same.add(target)
+        for same in names.values():
+            for path in same:
+                self._inodes[path] = _with(self._inodes[path], nlink=len(same))
 
     def _implied(self, path: bytes) -> Inode:
         below = self._below.inode(path) if self._below else None

@@ -361,6 +361,20 @@ def test_hard_link_to_a_file_below(tmp_path: Path) -> None:
     assert seen[b"dir"][:4] == snapshot(os.fspath(below))[b"dir"][:4]
 
 
+def test_names_of_a_file_are_counted(tmp_path: Path) -> None:
+    """By way of another link too, and with the name below unless that is hidden."""
+    (tmp_path / "below").mkdir()
+    for each in ("shown", "hidden"):
+        (tmp_path / "below" / each).write_bytes(b"content")
+    made: list[tuple[str, dict[str, object]]] = [("a", {}), ("alone", {}), (".wh.hidden", {})]
+    for name, target in {"b": "a", "c": "b", "d": "shown", "e": "hidden"}.items():
+        made.append((name, {"type": tarfile.LNKTYPE, "linkname": target}))
+    path = members(tmp_path / "a.tar", *made)
+    with DirectoryTree(kpath(tmp_path / "below")) as tree, TarTree(path, tree) as layer:
+        found = [layer.inode(each) for each in (b"a", b"b", b"c", b"d", b"shown", b"e", b"alone")]
+    assert [each and each.nlink for each in found] == [3, 3, 3, 2, 2, 1, 1]
+
+
 def test_names_that_would_be_marks_are_refused(tmp_path: Path) -> None:
     """A real file called .wh.x cannot be in a layer tar."""
     with pytest.raises(RefusedError, match=r"/\.wh\.x would be a mark"):
