@@ -180,7 +180,8 @@ class Ground:
             done = subprocess.run(
                 ["umount", "--lazy", mountpoint], capture_output=True, text=True, check=False
             )
-            if done.returncode:
+            # a shim that ends meanwhile unmounts what is its own
+            if done.returncode and mountpoint in mounts_of(self.top):
                 left.append(f"{mountpoint} is mounted: {done.stderr.strip()}")
         self._remove_groups()
         for path in reversed(self._outside):
