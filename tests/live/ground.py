@@ -175,14 +175,7 @@ class Ground:
             self.end(pid)
         for daemon in [*self._daemons]:
             self.stop(daemon)
-        left: list[str] = []
-        for mountpoint in mounts_of(self.top):
-            done = subprocess.run(
-                ["umount", "--lazy", mountpoint], capture_output=True, text=True, check=False
-            )
-            # a shim that ends meanwhile unmounts what is its own
-            if done.returncode and mountpoint in mounts_of(self.top):
-                left.append(f"{mountpoint} is mounted: {done.stderr.strip()}")
+        left = self._unmount()
         self._remove_groups()
         for path in reversed(self._outside):
             with contextlib.suppress(
@@ -191,8 +184,34 @@ class Ground:
                 path.rmdir() if path.is_dir() else path.unlink()
         left += (f"control group {group}" for group in sorted(self._groups) if group.exists())
         if not keep and not mounts_of(self.top):
-            shutil.rmtree(self.top)
+            left += self._remove()
         return left
+
+    def _unmount(self) -> list[str]:
+        """Unmount what is below; give what could not be."""
+        left: list[str] = []
+        for mountpoint in mounts_of(self.top):
+            done = subprocess.run(
+                ["umount", "--lazy", mountpoint], capture_output=True, text=True, check=False
+            )
+            # a shim that ends meanwhile unmounts what is its own
+            if done.returncode and mountpoint in mounts_of(self.top):
+                left.append(f"{mountpoint} is mounted: {done.stderr.strip()}")
+        return left
+
+    def _remove(self) -> list[str]:
+        """Remove the directory; a `podman container cleanup` may be at work in it for a while."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                shutil.rmtree(self.top)
+            except OSError as error:
+                if time.monotonic() > until:
+                    return [*self._unmount(), str(error)]
+                time.sleep(0.1)
+                self._unmount()
+            else:
+                return []
 
     def _remove_groups(self) -> None:
         """Remove the groups, what is below them, and the empty ones above that were not there."""
