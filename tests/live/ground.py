@@ -183,9 +183,7 @@ class Ground:
             ):  # it is gone, or somebody else has put something there
                 path.rmdir() if path.is_dir() else path.unlink()
         left += (f"control group {group}" for group in sorted(self._groups) if group.exists())
-        if not keep and not mounts_of(self.top):
-            left += self._remove()
-        return left
+        return left if keep else [*left, *self._remove()]
 
     def _unmount(self) -> list[str]:
         """Unmount what is below; give what could not be."""
@@ -200,18 +198,23 @@ class Ground:
         return left
 
     def _remove(self) -> list[str]:
-        """Remove the directory; a `podman container cleanup` may be at work in it for a while."""
+        """
+        Remove the directory, unless something is mounted there; give why it could not be.
+
+        A `podman container cleanup` may be at work in it for a while, and mount its store anew.
+        """
         until = time.monotonic() + PATIENCE
         while True:
+            left = self._unmount()
             try:
-                shutil.rmtree(self.top)
+                if not mounts_of(self.top):
+                    shutil.rmtree(self.top)
+                    return []
             except OSError as error:
-                if time.monotonic() > until:
-                    return [*self._unmount(), str(error)]
-                time.sleep(0.1)
-                self._unmount()
-            else:
-                return []
+                left.append(str(error))
+            if time.monotonic() > until:
+                return left
+            time.sleep(0.1)
 
     def _remove_groups(self) -> None:
         """Remove the groups, what is below them, and the empty ones above that were not there."""
