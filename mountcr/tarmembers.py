@@ -82,36 +82,41 @@ class _Headers:
     """
     As much of a file as `tarfile` wants, of which little may be read for one member.
 
-    `last` is what was read last, and `at` where.
+    `last` is what was read last, and `at` where. It asks for its position ten times for a member,
+    which is a system call of a file each time, so that is kept here.
     """
 
     def __init__(self, file: Archive, most: int, refuse: Refuse) -> None:
         self._file = file
         self._most = most
         self._refuse = refuse
-        self._left = most
         self.last = b""
         self.at = 0
+        self.begin()
 
     def begin(self) -> None:
-        """Let the next member have its own header."""
+        """Let the next member have its own header, wherever the last one was read to."""
         self._left = self._most
+        self._position = self._file.tell()
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        here = self._file.tell()
+        here = self._position
         if whence != os.SEEK_SET or position < here:
             self._refuse(f"what follows byte {here} is said to be at {position}", "tar")
-        self._file.seek(position)
-        return self._file.tell()
+        if position > here:
+            self._file.seek(position)
+            self._position = self._file.tell()
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= self._left:
-            what = f"the header at byte {self._file.tell()} has more than {self._most} bytes"
+            what = f"the header at byte {self._position} has more than {self._most} bytes"
             self._refuse(what, "size of headers")
         self._left -= size
-        self.at = self._file.tell()
+        self.at = self._position
         self.last = self._file.read(size)
+        self._position += len(self.last)
         return self.last
