@@ -154,11 +154,10 @@ def test_what_could_be_two_directories_is_not_guessed(tmp_path: Path) -> None:
     """Names that are there below the upper's parent and above it tell nothing."""
     tmpfs(tmp_path)
     near, far = tmp_path / "inner", tmp_path
-    for each in ("one-layer", "other-layer"):
-        (near / each).mkdir(parents=True)
-        (far / each).mkdir()
-    for each in (near / "up", near / "wk", far / "at"):
-        each.mkdir()
+    names = ("one-layer", "other-layer")
+    made = [place / each for place in (near, far) for each in names]
+    for each in (*made, near / "up", near / "wk", far / "at"):
+        each.mkdir(parents=True)
     options = f"lowerdir=one-layer:other-layer,upperdir={near}/up,workdir={near}/wk"
     mount = mount_from(near, far / "at", options)
     assert with_layers(mount) is mount
