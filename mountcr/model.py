@@ -8,6 +8,7 @@ Paths are `KPath`: mountinfo spelling. Pids, start times and ids are those of th
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final, NewType
 
@@ -84,6 +85,10 @@ class PathStat(Record, frozen=True, kw_only=True):
     type: InodeType
 
 
+_GROUP: Final = re.compile(r"[0-9]{1,10}")
+"""A peer group in mountinfo, an `int` of the kernel."""
+
+
 # It holds texts and numbers only, so the collector of cycles need not look at tens of thousands.
 class FoundLayers(Record, frozen=True, kw_only=True):
     """The directories of an overlay by absolute paths of the host, and who told them."""
@@ -145,7 +150,9 @@ class Mount(Record, frozen=True, kw_only=True, gc=False):
     def _tag(self, name: str) -> int:
         for field in self.optional:
             if field.startswith(name):
-                return int(field[len(name) :])
+                number = field[len(name) :]
+                # a file of facts may hold anything; rule P2 refuses what the kernel never shows
+                return int(number) if _GROUP.fullmatch(number) else 0
         return 0
 
     @property

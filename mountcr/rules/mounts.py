@@ -64,7 +64,7 @@ def _too_long(mounts: Iterable[Mount], whose: str) -> Iterator[Found]:
             yield Found(mount.mountpoint, f"its line in mountinfo{whose} has {length} bytes")
 
 
-_FIELDS: Final = ("shared:", "master:", "propagate_from:")
+_FIELD: Final = re.compile(r"(?:shared|master|propagate_from):[0-9]{1,10}|unbindable")
 
 
 def _unknown_field(context: Context) -> Iterator[Found]:
@@ -73,7 +73,7 @@ def _unknown_field(context: Context) -> Iterator[Found]:
         return
     for _, mount in context.graph.tagged():
         for field in mount.optional:
-            if not field.startswith(_FIELDS) and field != "unbindable":
+            if _FIELD.fullmatch(field) is None:
                 yield Found(mount.mountpoint, f"[{field}]")
 
 

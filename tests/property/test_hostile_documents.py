@@ -30,6 +30,7 @@ VALUES: st.SearchStrategy[Any] = st.sampled_from(
         *("overlay", "vfs", "aufs", "unionfs", "cgroup", "tmpfs", "nothing", "directory", "file"),
         *("lowerdir=/etc", "lowerdir+=/etc", "rw,lowerdir=/etc:/x,upperdir=/y,workdir=/z", "0:0"),
         *("8:1", "-1:1", "a:b", "sha256:" + "0" * 64, "--action-script", "mnt[/]:x"),
+        *("shared:", "shared:1..", "master:-1", "master:²", "shared:" + "9" * 5000),
         *(0, -1, 1, 1 << 31, 1 << 32, 1 << 63, -(1 << 63), 0.5, True, False, None),
         *([], {}, [[]], [""], {"": ""}),
     ]

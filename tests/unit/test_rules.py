@@ -233,6 +233,10 @@ CASES: Final = (
         choices=given("--external", "mnt[]"),
     ),
     Case("P2", "/t", with_mounts(TMPFS.replace("rw -", "rw shared:1 tucked:2 -"))),
+    *(
+        Case("P2", "/t", with_mounts(TMPFS.replace("rw -", f"rw {field} -")))
+        for field in ("shared:", "master:1..", "shared:-1", "shared:" + "9" * 11)
+    ),
     Case("P3", r"/n\012l", with_mounts(TMPFS.replace("/t rw", r"/n\012l rw"))),
     Case("P3", "/s", with_mounts(TMPFS, r"12 10 0:60 /n\012l /s rw - tmpfs t rw")),
     Case("P4", "/", with_mounts(root=AUFS.replace(",si=12", ""))),
