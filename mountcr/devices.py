@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device numbers, spelled `major:minor` in decimal as mountinfo has them; pure."""
+"""
+Device numbers, spelled `major:minor` in decimal as mountinfo has them; pure.
+
+What is spelled otherwise, as in a document that anybody wrote, is 0:0, which no device has.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
-__all__ = ["number_of_stat", "of_kernel", "of_stat"]
+__all__ = ["major_of", "number_of_stat", "of_kernel", "of_stat"]
+
+_SPELLED: Final = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 
 _MINOR_BITS: Final = 20
 
@@ -25,11 +32,25 @@ def number_of_stat(device: str) -> int:
     """
     Give the number of stat(2) that is spelled so.
 
-    >>> hex(number_of_stat("8:3"))
-    '0x803'
+    >>> hex(number_of_stat("8:3")), number_of_stat("8")
+    ('0x803', 0)
     """
-    major, _, minor = device.partition(":")
-    return os.makedev(int(major), int(minor))
+    return os.makedev(*_parts(device))
+
+
+def major_of(device: str) -> int:
+    """
+    Give the major number.
+
+    >>> major_of("8:3")
+    8
+    """
+    return _parts(device)[0]
+
+
+def _parts(device: str) -> tuple[int, int]:
+    match = _SPELLED.fullmatch(device)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def of_kernel(number: int) -> str:

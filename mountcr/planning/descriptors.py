@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr.devices import number_of_stat
+from mountcr.devices import major_of, number_of_stat
 from mountcr.model import FileKind, InodeType
 from mountcr.planning.records import Inherited
 from mountcr.planning.remaps import KERNEL_ONLY
@@ -155,7 +155,7 @@ def is_terminal(file: OpenFile) -> bool:
     """Tell whether a file is a terminal, which CRIU dumps as such."""
     stat = file.stat
     character = stat is not None and stat.type is InodeType.CHARACTER
-    return bool(stat and character and _major(stat.rdev) in _TTY_MAJORS)
+    return bool(stat and character and major_of(stat.rdev) in _TTY_MAJORS)
 
 
 def file_key(file: OpenFile) -> str:
@@ -164,7 +164,3 @@ def file_key(file: OpenFile) -> str:
     if stat and is_terminal(file):
         return f"tty[{number_of_stat(stat.rdev):x}:{number_of_stat(stat.dev):x}]"
     return f"file[{file.mnt_id:x}:{stat.ino if stat else 0:x}]"
-
-
-def _major(dev: str) -> int:
-    return int(dev.partition(":")[0])

@@ -203,7 +203,7 @@ _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def _size(values: Sequence[str]) -> int | None:
-    match = re.fullmatch(r"(\d+)([kKmMgG]?)", values[-1]) if values else None
+    match = re.fullmatch(r"([0-9]{1,19})([kKmMgG]?)", values[-1]) if values else None
     return int(match[1]) * _UNITS[match[2].lower()] if match else None
 
 

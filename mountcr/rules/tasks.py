@@ -86,7 +86,7 @@ def _not_empty(context: Context) -> Iterator[Found]:
             yield Found(mount.mountpoint, f"{mount.fstype} with {mount.entries} entries")
 
 
-_NUMBER: Final = re.compile(r"/(\d+)")
+_NUMBER: Final = re.compile(r"/([0-9]{1,10})")
 
 
 def _terminals(graph: MountGraph) -> Iterator[tuple[Mount, int]]:

@@ -8,7 +8,7 @@ from typing import Final
 
 __all__ = ["parse", "within"]
 
-_NUMBERS: Final = re.compile(r"v?(\d+(?:\.\d+)*)")
+_NUMBERS: Final = re.compile(r"v?([0-9]{1,9}(?:\.[0-9]{1,9})*)")
 
 
 def parse(version: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from typing import Any, cast
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,14 +15,38 @@ import hostile
 from fuzz.targets import TARGETS
 from mountcr.bundle.document import to_json
 from mountcr.errors import MountcrError
+from mountcr.model import Facts, FileKind, InodeType, OpenFile, PathStat
+from mountcr.paths import KPath
 
 MOUNTS = """\
 11 10 8:1 /srv/data /data rw master:1 - ext4 /dev/sda1 rw
 12 10 0:30 /web /sys/fs/cgroup rw - cgroup2 cgroup2 rw
 13 10 0:60 / /merged rw - overlay overlay rw,lowerdir=/a:/b,upperdir=/c,workdir=/d
-14 10 0:70 / /tmp rw - tmpfs tmpfs rw"""
+14 10 0:70 / /tmp rw - tmpfs tmpfs rw
+15 10 0:71 /3 /dev/console rw shared:7 - devpts devpts rw"""
 
-DOCUMENT = to_json(hostile.document(known=hostile.facts(MOUNTS)))
+TERMINAL = PathStat(
+    dev="0:71", ino=6, mode=0o20620, nlink=1, size=0, type=InodeType.CHARACTER, rdev="136:3"
+)
+FILES = (
+    OpenFile(kind=FileKind.FD, shown=KPath("/dev/pts/3"), fd=0, mnt_id=99, stat=TERMINAL),
+    OpenFile(kind=FileKind.FD, shown=KPath("/data/log (deleted)"), fd=1, mnt_id=11),
+)
+
+
+def known() -> Facts:
+    """Facts of a container with mounts and files that the plan looks at more closely."""
+    found = hostile.facts(MOUNTS)
+    task = msgspec.structs.replace(found.tasks[0], files=FILES)
+    return msgspec.structs.replace(found, tasks=(task,))
+
+
+DOCUMENT = to_json(
+    msgspec.structs.replace(
+        found := hostile.document(known=known()),
+        dump=msgspec.structs.replace(found.dump, extra=("--ghost-limit", "1M")),
+    )
+)
 
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [
@@ -30,6 +55,7 @@ VALUES: st.SearchStrategy[Any] = st.sampled_from(
         *("overlay", "vfs", "aufs", "unionfs", "cgroup", "tmpfs", "nothing", "directory", "file"),
         *("lowerdir=/etc", "lowerdir+=/etc", "rw,lowerdir=/etc:/x,upperdir=/y,workdir=/z", "0:0"),
         *("8:1", "-1:1", "a:b", "sha256:" + "0" * 64, "--action-script", "mnt[/]:x"),
+        *("/" + "9" * 5000, "9" * 5000 + ":1", "9" * 5000, "9" * 30 + ":" + "9" * 30),
         *("shared:", "shared:1..", "master:-1", "master:²", "shared:" + "9" * 5000),
         *(0, -1, 1, 1 << 31, 1 << 32, 1 << 63, -(1 << 63), 0.5, True, False, None),
         *([], {}, [[]], [""], {"": ""}),
