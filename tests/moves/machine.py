@@ -37,11 +37,13 @@ PATIENCE: Final = 15.0
 
 STATE: Final = "/var/lib/mountcr"
 
-_OWN: Final = (
-    *("/run", "/tmp", STATE),  # where CRIU mounts what it restores
-    *("/var/lib/containers", "/var/lib/docker", "/var/lib/containerd"),
-)
-"""Where each host has a file system of its own, as far as the directories are there."""
+STORES: Final = "/var/lib/containers"
+
+_WRITTEN: Final = ("/run", "/tmp", STATE, STORES)
+"""Where each host has a file system of its own; in /run and /tmp CRIU mounts what it restores."""
+
+_HIDDEN: Final = ("/var/lib/docker", "/var/lib/containerd")
+"""What else each host has of its own, as far as the directories are there."""
 
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -316,13 +318,12 @@ def _first_process(own: Path, told: int) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody becomes a zombie
         mounts.set_propagation(ROOT, "private", recursive=True)
         syscalls.mount(b"proc", b"/proc", b"proc", 0)
-        for each in (*_OWN, str(own)):
-            if each == STATE:
-                os.makedirs(each, exist_ok=True)
-            if os.path.isdir(each):
-                syscalls.mount(b"moves", os.fsencode(each), b"tmpfs", 0, b"mode=755")
-                # as on most hosts, so that what is unmounted goes from copies elsewhere too
-                mounts.set_propagation(encode(each), "shared")
+        for each in _WRITTEN:
+            os.makedirs(each, exist_ok=True)
+        for each in (*_WRITTEN, *filter(os.path.isdir, _HIDDEN), str(own)):
+            syscalls.mount(b"moves", os.fsencode(each), b"tmpfs", 0, b"mode=755")
+            # as on most hosts, so that what is unmounted goes from copies elsewhere too
+            mounts.set_propagation(encode(each), "shared")
         _raise_loopback()
         os.chmod("/tmp", 0o1777)  # noqa: S103  # as every /tmp is
     except BaseException as error:  # noqa: BLE001

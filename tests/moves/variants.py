@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from live.images import archive
-from moves.machine import STATE, BrokenError, Machine
+from moves.machine import STATE, STORES, BrokenError, Machine
 from moves.table import branches_of, container, differences_of, remove, taken
 from moves.witness import HOME, Running
 
@@ -39,7 +39,7 @@ def _claim(condition: object, told: object) -> None:
 
 # --- Layers in stores -----------------------------------------------------------------------------
 
-_STORE: Final = "/var/lib/containers/storage"
+_STORE: Final = f"{STORES}/storage"
 """Where podman keeps images when nobody says where, and mountcr looks for them."""
 
 _POLICY: Final = json.dumps({"default": [{"type": "insecureAcceptAnything"}]})
