@@ -25,7 +25,7 @@ _CGROUPS: Final = frozenset({"cgroup", "cgroup2"})
 def groups_of(facts: Facts, identity: str) -> tuple[CgroupMap, ...]:
     """Give where the control groups of a container go that gets another id; none for its own."""
     old = facts.container.id
-    if identity == old or not old:
+    if identity == old or not old or "/" in old:  # no group is called so
         return ()
     moved = {each.path: each.path.replace(old, identity) for each in own_groups(facts)}
     because = f"the container is called {identity} here"

@@ -47,6 +47,13 @@ def test_groups_without_the_id_stay() -> None:
     assert groups_of(container("/engine/web"), "web") == ()
 
 
+def test_an_id_with_a_slash_names_no_group() -> None:
+    """As a document may have one: what is moved stays an absolute path."""
+    facts = container("/engine/web")
+    named = msgspec.structs.replace(facts.container, id="/engine/")
+    assert groups_of(msgspec.structs.replace(facts, container=named), "new") == ()
+
+
 @given(new=st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,20}", fullmatch=True))
 def test_back_again_is_as_before(new: str) -> None:
     """A container that gets another id and its own again is the one that it was."""
