@@ -403,6 +403,11 @@ DOCUMENTS: Final[Mapping[str, Spoiled]] = {
         "/../../etc/x",
         "control groups",
     ),
+    "control group with a slash behind": Spoiled(
+        _set("dump", "facts", "tasks", 0, "cgroups", 0, "path", to="/web/"),
+        "/web/",
+        "control groups",
+    ),
 }
 """Bundles whose document says what it may not: whoever reads it finds that."""
 

@@ -148,6 +148,7 @@ def _groups(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 
 def _goes_down(path: KPath) -> bool:
-    """Tell an absolute path without `..`, however it is spelled."""
+    """Tell an absolute path in its shortest form, without `..`, however it is spelled."""
     raw = decode(path)
-    return raw.startswith(b"/") and b".." not in raw.split(b"/") and b"\0" not in raw
+    plain = raw == b"/" or not {b"", b".", b".."}.intersection(raw.split(b"/")[1:])
+    return raw.startswith(b"/") and plain and b"\0" not in raw

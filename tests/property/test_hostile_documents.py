@@ -50,6 +50,7 @@ DOCUMENT = to_json(
 
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [
+        *("/web/", "/./web", "//web"),
         *("", "/", "..", "/..", "/../../etc", "/etc/shadow", "a/b", "/a\0b", "\x1b[2J", "\n", "\\"),
         *(r"\056", r"\040", "/\udcff".encode(errors="ignore").decode(), "é", "x" * 300, "/a" * 200),
         *("overlay", "vfs", "aufs", "unionfs", "cgroup", "tmpfs", "nothing", "directory", "file"),
