@@ -72,7 +72,8 @@ def members(
                     refuse(f"a global header has more than {_GLOBAL} fields", "size of headers")
                 yield info
                 headers.begin()
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+    # tarfile looks beyond the end of a map of extents that is cut off: IndexError
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError, IndexError) as error:
         refuse(f"it is no tar, or damaged: {error}", "tar")
     if headers.last.strip(b"\0") or (closed and not headers.last):
         refuse(f"it is damaged at byte {headers.at}, or cut off", "tar")
