@@ -175,7 +175,7 @@ class Ground:
             self.end(pid)
         for daemon in [*self._daemons]:
             self.stop(daemon)
-        left = self._unmount()
+        left = self._unmount() if keep else self._remove()
         self._remove_groups()
         for path in reversed(self._outside):
             with contextlib.suppress(
@@ -183,7 +183,7 @@ class Ground:
             ):  # it is gone, or somebody else has put something there
                 path.rmdir() if path.is_dir() else path.unlink()
         left += (f"control group {group}" for group in sorted(self._groups) if group.exists())
-        return left if keep else [*left, *self._remove()]
+        return left
 
     def _unmount(self) -> list[str]:
         """Unmount what is below; give what could not be."""
