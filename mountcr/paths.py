@@ -28,6 +28,7 @@ __all__ = [
     "from_line",
     "fsdecode",
     "is_beneath",
+    "is_normal",
     "join",
     "name",
     "parent",
@@ -151,6 +152,18 @@ def prefixes(path: KPath) -> Iterator[KPath]:
             end = path.find("/", end + 1)
     if path != ROOT:
         yield path
+
+
+def is_normal(path: str) -> bool:
+    """
+    Tell an absolute path in its shortest form: without `.`, `..` and double slashes.
+
+    >>> is_normal("/srv/data"), is_normal("/srv/data/"), is_normal("/srv/../data")
+    (True, False, False)
+    """
+    if path == "/":
+        return True
+    return path.startswith("/") and {"", ".", ".."}.isdisjoint(path.split("/")[1:])
 
 
 def is_beneath(path: KPath, ancestor: KPath) -> bool:

@@ -16,7 +16,7 @@ from mountcr.bundle.members import is_plain, shown
 from mountcr.bundle.names import LAYERS, MOUNTS, UPPER
 from mountcr.errors import RefusedError
 from mountcr.model import InodeType
-from mountcr.paths import decode
+from mountcr.paths import fsdecode, is_normal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +149,5 @@ def _groups(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 def _goes_down(path: KPath) -> bool:
     """Tell an absolute path in its shortest form, without `..`, however it is spelled."""
-    raw = decode(path)
-    plain = raw == b"/" or not {b"", b".", b".."}.intersection(raw.split(b"/")[1:])
-    return raw.startswith(b"/") and plain and b"\0" not in raw
+    plain = fsdecode(path)
+    return is_normal(plain) and "\0" not in plain

@@ -16,8 +16,7 @@ __all__ = ["checked_path", "is_beneath", "moved"]
 
 def checked_path(path: KPath) -> None:
     """Raise UsageError for a path that is not absolute, or not in its shortest form."""
-    parts = path.split("/")[1:]
-    if not path.startswith("/") or (path != "/" and {"", ".", ".."}.intersection(parts)):
+    if not paths.is_normal(path):
         msg = f"{path or 'an empty path'} is no absolute path without `.`, `..` and double slashes"
         raise UsageError(msg, hint="give it as the mount table would: /srv/data")
 
