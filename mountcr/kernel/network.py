@@ -21,7 +21,7 @@ from mountcr.kernel.links import IFF_UP, PROTOCOLS, SCOPES, TYPES, NetlinkError,
 from mountcr.network import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from mountcr.network import Address, Route
 
@@ -46,7 +46,12 @@ _PROTOCOL_NUMBERS: Final = {word: number for number, word in PROTOCOLS.items()}
 _TYPE_NUMBERS: Final = {word: number for number, word in TYPES.items()}
 
 _CARRIER: Final = 2.0
-"""Seconds that a veth may take to notice that its other end is up; it takes milliseconds."""
+"""Seconds that a veth or its bridge may take to notice that it carries; it takes milliseconds."""
+
+_LOWER_UP: Final = 0x10000
+"""IFF_LOWER_UP of if_link.h: the other end of a veth is up too, known or not to who listens."""
+_DISABLED: Final = 0
+"""BR_STATE_DISABLED of if_bridge.h: the bridge drops what comes from the port."""
 
 
 @contextlib.contextmanager
@@ -176,12 +181,33 @@ def add_route(fd: int, route: Route) -> None:
 
 
 def attach(outer: str, bridge: str) -> None:
-    """Put a link of ours into a bridge, unless that is empty, and bring it up."""
+    """
+    Put a link of ours into a bridge, unless that is empty, and bring it up.
+
+    Waits until the bridge takes what comes from it, if the other end is up. Each end and the bridge
+    hear of the carrier on their own (net/core/link_watch.c): what is sent before is lost.
+    """
     with netlink() as ours, _naming(f"{outer} to {bridge}" if bridge else outer):
         index = _index(ours, outer)
         if bridge:
             ours.link("set", index=index, master=_index(ours, bridge))
         ours.link("set", index=index, state="up")
+        _wait(lambda: not _is_dropped(ours.get_links(index)[0]))
+
+
+def _is_dropped(link: Any) -> bool:
+    """Tell whether a link has a carrier and is in a bridge that has not heard of it yet."""
+    info = link.get_attr("IFLA_LINKINFO")
+    port = info and info.get_attr("IFLA_INFO_SLAVE_DATA")
+    state = port and port.get_attr("IFLA_BRPORT_STATE")
+    return bool(link["flags"] & _LOWER_UP) and state == _DISABLED
+
+
+def _wait(ready: Callable[[], bool]) -> None:
+    """Wait until it is so, but not for long."""
+    until = time.monotonic() + _CARRIER
+    while not ready() and time.monotonic() < until:
+        time.sleep(0.002)
 
 
 def detach(outer: str) -> None:
@@ -243,15 +269,15 @@ def _carrier(fd: int, name: str) -> tuple[bytes, tuple[str, ...]]:
     """Wait until a link can send; give its hardware address and the addresses to announce."""
     with netlink(fd) as inside:
         index = _index(inside, name)
-        until = time.monotonic() + _CARRIER
+        _wait(lambda: _is_settled(inside.get_links(index)[0]))
         link = inside.get_links(index)[0]
-        while link["flags"] & IFF_UP and link.get_attr("IFLA_OPERSTATE") != "UP":
-            if time.monotonic() > until:
-                break
-            time.sleep(0.002)
-            link = inside.get_links(index)[0]
         mac = bytes.fromhex(str(link.get_attr("IFLA_ADDRESS") or "").replace(":", ""))
         return mac, tuple(_announced(inside.get_addr(index=index)))
+
+
+def _is_settled(link: Any) -> bool:
+    """Tell whether a link can send, or is down and never will."""
+    return not link["flags"] & IFF_UP or link.get_attr("IFLA_OPERSTATE") == "UP"
 
 
 def _announced(messages: Any) -> Iterator[str]:
