@@ -160,7 +160,8 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[OLD=]NEW",
-        help="the bridge that the other ends of veths go into, instead of the recorded one",
+        help="the bridge that the other ends of veths go into, instead of the recorded one; "
+        "what comes from elsewhere goes into none that is not named",
     )
 
 

@@ -191,7 +191,9 @@ def test_a_bundle_takes_a_connection_along(hosts: Hosts, server: Server, tmp_pat
     server.leave()
     before = count(log)
     client.send_signal(signal.SIGUSR1)
-    found, _ = server.mountcr("b", "restore", bundle, "--into", place)
+    _, said = server.mountcr("b", "restore", bundle, "--into", place, status=4)
+    assert f"I4 eth0: {BRIDGE} is what the bundle asks for" in said
+    found, _ = server.mountcr("b", "restore", bundle, "--into", place, "--bridge", BRIDGE)
     server.restored.append(found["pid"])
     wait_until(lambda: count(log) > before + 200, seconds=RETRANSMISSION)
     client.terminate()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import pytest
 
-from mountcr.model import Severity
+from mountcr.model import Imported, Severity, Stack
 from mountcr.network import Link
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices, Tcp
@@ -28,6 +28,10 @@ OF_HOST: Final = other(is_host=True, links=(), addresses=(), routes=())
 RULED: Final = other(others=("the rule 100",))
 TO_PEER: Final = "tcp 10.1.0.2:80 to 10.1.0.7:4711"
 NONE: Final = Choices(net="none")
+BUNDLE: Final = msgspec.structs.replace(
+    networked(),
+    imported=Imported(at=KPath("/b"), stack=Stack(driver="vfs", lowers=(KPath("/l"),))),
+)
 
 
 def there(**fields: object) -> Target:
@@ -43,6 +47,8 @@ CASES: Final = (
     Case("I4", "eth0", networked(), there(links={"br0": "veth"})),
     Case("I4", "eth0", networked(), there(), Choices(bridges={"br0": "br1"})),
     Case("I4", "eth0", networked(UNSEEN), there()),
+    Case("I4", "eth0", BUNDLE, there()),
+    Case("I4", "eth0", BUNDLE, there(), Choices(bridges={"br9": "lan"})),
     Case("I5", "eth0", networked(), there(links={"br0": "bridge", "veth12": "veth"})),
     Case("I6", "/nowhere", networked(), there(paths={"/nowhere": 0}), Choices(net="/nowhere")),
     Case("I7", "net:[4026532500]", networked(ALONE), there(), Choices(net="host")),
@@ -85,6 +91,9 @@ SOUND: Final[dict[str, tuple[Facts, Target | None, Choices]]] = {
     "another link, elsewhere": (networked(other(links=MACVLAN.links, sockets=())), there(), NONE),
     "another bridge": (
         networked(), there(links={"lan": "bridge"}), Choices(bridges={"br0": "lan"})),
+    "the bridge that a bundle asks for": (BUNDLE, there(), Choices(bridges={"": "br0"})),
+    "another one than a bundle asks for": (
+        BUNDLE, there(links={"lan": "bridge"}), Choices(bridges={"br0": "lan"})),
     "any bridge": (networked(UNSEEN), there(), Choices(bridges={"": "br0"})),
     "loopback only": (networked(ALONE), there(), NONE),
     "the host's": (networked(OF_HOST), there(addresses=("10.1.0.2",)), Choices(net="host")),
