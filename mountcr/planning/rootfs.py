@@ -9,6 +9,7 @@ import msgspec
 
 from mountcr import paths
 from mountcr.driver import get_driver, recognise
+from mountcr.errors import PlanError
 from mountcr.graph.tree import MountTree
 from mountcr.planning.choices import new_upper
 from mountcr.planning.conversion import convert
@@ -83,7 +84,12 @@ def plan_rootfs(
     lower layers another driver can use where they lie. `root` is the root mount as it was, whose
     attributes come back. `boot` is that of the host that mounts it (`Host.boot`). `imported` layers
     are somebody else's: to look at them they are mounted so that nothing in them has an effect.
+
+    Raises PlanError for imported layers that are none.
     """
+    if imported and not stack.directories:
+        msg = f"{container}: its root file system was imported as no directory at all"
+        raise PlanError(msg, hint="the document was changed; import the bundle again")
     origin = stack
     driver = get_driver(choices.driver or stack.driver)
     existing = _existing(stack, host)

@@ -12,7 +12,7 @@ import pytest
 
 import builders
 import hostile
-from mountcr.errors import RefusedError
+from mountcr.errors import PlanError, RefusedError
 from mountcr.kernel.live import LiveKernel
 from mountcr.model import FileKind, Imported, InodeType, OpenFile, PathStat
 from mountcr.operations.by_engine import ByEngine
@@ -61,6 +61,15 @@ def targeted(facts: Facts, real: dict[str, str]) -> Target:
     links = {KPath(path): KPath(to) for path, to in real.items()}
     sources: dict[KPath, PathStat | None] = dict.fromkeys(links.values(), DIRECTORY)
     return Target(host=facts.host, real=links, sources=sources)
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs"])
+def test_layers_that_are_none_are_no_root(driver: str) -> None:
+    """A document that was changed may say so; nothing can be mounted then."""
+    own = Imported(at=AT, stack=Stack(driver=driver))
+    facts = msgspec.structs.replace(bound("/srv/data"), imported=own)
+    with pytest.raises(PlanError, match="imported as no directory"):
+        make_plan(facts)
 
 
 def test_a_source_of_a_bundle_is_asked_for() -> None:
