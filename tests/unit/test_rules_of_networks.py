@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import pytest
 
-from mountcr.model import Imported, Severity, Stack
+from mountcr.model import Imported, Severity
 from mountcr.network import Link
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices, Tcp
 from mountcr.rules.table import table
+from mountcr.stack import Stack
 from networkfacts import ETH0, LO, NETWORK, POD, connection, meeting, networked, other
 from unit.test_rules import Case, found, target
 
