@@ -11,6 +11,8 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
+from mountcr.interrupts import held_back
+from mountcr.kernel import syscalls
 from mountcr.kernel._libc_ffi import ffi
 
 if TYPE_CHECKING:
@@ -31,10 +33,17 @@ def probe_rseq() -> dict[str, bool]:
 
     Linux commit 90f093fa8ea4 ("rseq, ptrace: Add PTRACE_GET_RSEQ_CONFIGURATION request")
     (in v5.13). Gives nothing where no child may be traced, as under the filters of some engines.
+    The child is killed before this returns or raises, and ends with us if we are killed.
     """
+    with held_back():  # so that no child is left stopped, of which nobody knows
+        return _ask_child()
+
+
+def _ask_child() -> dict[str, bool]:
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _be_traced()
+        _be_traced(parent)
     try:
         _, status = os.waitpid(child, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
@@ -52,10 +61,11 @@ def _answers(child: int) -> bool:
     return _ptrace(_PTRACE_GET_RSEQ_CONFIGURATION, child, _SIZE, configuration) >= 0
 
 
-def _be_traced() -> None:
+def _be_traced(parent: int) -> None:
     """Stop as a child that is traced; end where that is not allowed. Never returns."""
     try:
-        if _ptrace(_PTRACE_TRACEME, 0, 0, ffi.NULL) == 0:
+        syscalls.prctl_set_pdeathsig(signal.SIGKILL)
+        if os.getppid() == parent and _ptrace(_PTRACE_TRACEME, 0, 0, ffi.NULL) == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
     finally:
         os._exit(1)

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +23,6 @@ from programs import ARCHITECTURE, MADVISE, MMAP, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
 PTRACE = 101
 SCRATCH = 0x10000000
@@ -40,6 +43,30 @@ def test_where_nobody_may_trace() -> None:
     assert probe_rseq() == {}
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("moment", ["it is made", "it is asked about"])
+def test_a_child_ends_with_its_parent(number: signal.Signals, moment: str) -> None:
+    """However the parent is ended, and whenever: a child that is stopped would stay for ever."""
+    script = (
+        "import os, sys\n"
+        "from mountcr.kernel import rseq\n"
+        "fork = os.fork\n"
+        "def end(child):\n"
+        f"    print(child, flush=True)\n    os.kill(os.getpid(), {number})\n    return child\n"
+    ) + {
+        "it is made": "os.fork = lambda: (child := fork()) and end(child)\n",
+        "it is asked about": "rseq._answers = end\n",
+    }[moment]
+    command = [sys.executable, "-c", script + "rseq.probe_rseq()\n"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == -number
+    place = Path(f"/proc/{int(done.stdout)}")
+    until = time.monotonic() + 10
+    while place.exists() and "Z (zombie)" not in (place / "status").read_text():
+        assert time.monotonic() < until, (place / "status").read_text()
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
