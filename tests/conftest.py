@@ -47,7 +47,7 @@ PR_SET_CHILD_SUBREAPER = 36
 PT_INTERP = 3
 """<elf.h>: the program header of a dynamically linked program."""
 
-SECONDS_TO_END = 5.0
+SECONDS_TO_END = 15.0
 """How long a process that a test started may take to end after the test: FUSE daemons do."""
 
 LIBC = ctypes.CDLL(None, use_errno=True)

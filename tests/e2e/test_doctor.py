@@ -67,7 +67,7 @@ def containers() -> list[int]:
 
 def own_servers() -> list[Server]:
     """Wait for the end of the FUSE servers of trials; give those that do not end."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + 15
     while True:
         found = [each for each in find_servers() if SCRATCH in " ".join(each.words)]
         if not found or time.monotonic() > until:

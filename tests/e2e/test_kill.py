@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from e2e.conftest import Place
 
 INTERRUPTED = 130
-GRACE = 5.0
+GRACE = 20.0
 """Seconds in which CRIU finds out that nobody waits for it, and undoes what it did."""
 
 
@@ -113,7 +113,7 @@ def test_restore_is_killed(place: Place) -> None:
     assert pids.isdisjoint(recorded_pids())
     pid = place.restore(images)
     assert place.runs(pid)
-    assert counts(place)
+    place.wait(lambda: counts(place))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

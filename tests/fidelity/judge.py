@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALLOWED", "TARGETS", "Allowed", "Outcome", "Verdict", "judge"]
 
-_PATIENCE: Final = 1.0
+_PATIENCE: Final = 10.0
 """Seconds for a daemon to end after its mount is gone."""
 
 _VARYING: Final = re.compile(r"/\S+|\d+|'[^']*'")

@@ -50,7 +50,7 @@ _VARIANTS: Final = tuple(_OVERLAY)
 SOURCES: Final = ("overlay", *_OVERLAY, "unionfs", "fuse-overlayfs", "vfs", "aufs")
 """What a source can be; `overlay` is one of its variants, by the seed."""
 
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 20.0
 """Seconds for a daemon to mount, or to end."""
 
 

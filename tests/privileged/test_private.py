@@ -139,7 +139,7 @@ def ended(pid: int) -> bool:
 
 def wait_until_ended(pid: int) -> None:
     """Wait five seconds at most."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + 15
     while not ended(pid):
         assert time.monotonic() < until, f"{pid} goes on"
         time.sleep(0.01)

@@ -111,7 +111,7 @@ def test_nothing_of_a_driver_is_left() -> None:
     assert mountinfo.read() == before[0]
     if os.path.isdir("/run/mountcr"):
         assert sorted(os.listdir("/run/mountcr")) == sorted(before[1])
-    until = time.monotonic() + 5
+    until = time.monotonic() + 15
     while own_servers() and time.monotonic() < until:
         time.sleep(0.01)
     assert not own_servers()
