@@ -98,13 +98,7 @@ def _plan(subparsers: Subparsers) -> None:
         help="print only what CRIU is told: as a command line, as one for CRIU 1.3 to 2, as a "
         "configuration file for a runtime (annotation org.criu.config), as JSON of criu_opts",
     )
-    add_rootfs(parser)
-    add_binds(parser)
-    add_requests(parser)
-    add_imported(parser)
-    add_key(parser)
-    add_cgroups(parser)
-    parser.set_defaults(takes_criu_options=True)
+    _add_choices(parser)
 
 
 def _graph(subparsers: Subparsers) -> None:
@@ -177,11 +171,7 @@ def _cleanup(subparsers: Subparsers) -> None:
 def _restore(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "restore", "verify, rebuild, have CRIU restore, compare the mounts")
     parser.add_argument("images", metavar="DIR|FILE|LAYOUT", help=f"images, or {_BUNDLE}")
-    add_rootfs(parser)
-    add_binds(parser)
-    add_requests(parser)
-    add_imported(parser)
-    add_key(parser)
+    _add_choices(parser)
     parser.add_argument("--root", metavar="DIR", help="mount the root there on the host too")
     parser.add_argument(
         "--via",
@@ -196,16 +186,25 @@ def _restore(subparsers: Subparsers) -> None:
         metavar="null|inherit|FILE",
         help="what becomes of standard streams that led to a runtime; default: null",
     )
+    add_dry_run(parser)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """Have what a restore can be told, and so a plan of one."""
+    add_rootfs(parser)
+    add_binds(parser)
+    add_requests(parser)
+    add_imported(parser)
+    add_key(parser)
+    add_network(parser)
+    add_tcp(parser)
+    add_cgroups(parser)
+    parser.add_argument("--cgroup-root", metavar="PATH", help="put the control groups below PATH")
     parser.add_argument(
         "--allow-changed",
         action="store_true",
         help="restore although the content of open or mapped files has changed",
     )
-    add_network(parser)
-    add_tcp(parser)
-    add_cgroups(parser)
-    parser.add_argument("--cgroup-root", metavar="PATH", help="put the control groups below PATH")
-    add_dry_run(parser)
     parser.set_defaults(takes_criu_options=True)
 
 

@@ -193,6 +193,8 @@ def test_a_bundle_takes_a_connection_along(hosts: Hosts, server: Server, tmp_pat
     client.send_signal(signal.SIGUSR1)
     _, said = server.mountcr("b", "restore", bundle, "--into", place, status=4)
     assert f"I4 eth0: {BRIDGE} is what the bundle asks for" in said
+    planned, _ = server.mountcr("b", "plan", bundle, "--for", "restore", "--bridge", BRIDGE)
+    assert [each for each in planned["findings"] if each["rule"] == "I4"] == []
     found, _ = server.mountcr("b", "restore", bundle, "--into", place, "--bridge", BRIDGE)
     server.restored.append(found["pid"])
     wait_until(lambda: count(log) > before + 200, seconds=RETRANSMISSION)
