@@ -139,8 +139,20 @@ def _terminate(_number: int, frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit status. Never raises, but for SystemExit of the parser."""
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    previous = {number: signal.signal(number, _terminate) for number in handled}
     gc.set_threshold(_COLLECT_AFTER)
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        if argv is None:
+            hold_back()  # what is done is done: nothing changes the status on the way out
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     own, criu_options = _split(arguments)
     parser = build_parser(*own[:1])
     if _COMPLETING in os.environ:
@@ -149,16 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         completion.complete(parser)
     parsed = parser.parse_args(own)
     parsed.criu_options = criu_options
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    previous = {number: signal.signal(number, _terminate) for number in handled}
-    try:
-        return _run(parsed)
-    finally:
-        if argv is None:
-            hold_back()  # what is done is done: nothing changes the status on the way out
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return parsed
 
 
 def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -169,8 +172,9 @@ def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
     return arguments[:position], tuple(arguments[position + 1 :])
 
 
-def _run(parsed: argparse.Namespace) -> int:  # noqa: PLR0911  # one for each way to end
+def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way to end
     try:
+        parsed = _parse(arguments)
         if parsed.criu_options and not getattr(parsed, "takes_criu_options", False):
             complain("this command takes no options for CRIU", "leave out what follows --")
             return 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,3 +75,29 @@ def test_by_hand() -> None:
     with pytest.raises(KeyboardInterrupt):
         let_through(before)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+_AT_IMPORT = """
+import importlib.abc, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+module = sys.argv.pop(1)
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from mountcr.__main__ import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "status", "lines"),
+    [("mountcr.cli", -signal.SIGINT, 0), ("mountcr.cli.schema", 130, 1)],
+)
+def test_an_interrupt_of_a_command_that_begins(module: str, status: int, lines: int) -> None:
+    """It ends without a traceback, whether it has begun to look at its words or not."""
+    command = [sys.executable, "-c", _AT_IMPORT, module, "schema", "plan"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == status
+    assert done.stderr.count(b"\n") == lines, done.stderr
