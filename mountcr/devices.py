@@ -11,11 +11,26 @@ import os
 import re
 from typing import Final
 
-__all__ = ["major_of", "number_of_stat", "of_kernel", "of_stat"]
+__all__ = ["COMMON", "major_of", "number_of_stat", "of_kernel", "of_stat"]
 
 _SPELLED: Final = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 
 _MINOR_BITS: Final = 20
+
+COMMON: Final = {
+    "null": "1:3",
+    "zero": "1:5",
+    "full": "1:7",
+    "random": "1:8",
+    "urandom": "1:9",
+    "tty": "5:0",
+}
+"""
+Character devices that every container has, and may use, by their names.
+
+Default Devices in config-linux.md of the OCI runtime specification, with the numbers of
+admin-guide/devices.txt of Linux.
+"""
 
 
 def of_stat(number: int) -> str:

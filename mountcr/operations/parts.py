@@ -178,10 +178,10 @@ class _File:
 
 
 def _importable(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Pass entries on. Raises RefusedError at a device, which no bundle may bring to a host."""
+    """Pass entries on. Raises RefusedError at a device that no bundle may bring to a host."""
     for entry in entries:
         inode = entry.inode
-        if inode is not None and inode.type in {InodeType.CHARACTER, InodeType.BLOCK}:
+        if inode is not None and inode.is_own_device:
             msg = f"{shown(entry.path)} is the {inode.type} device {inode.rdev}: no import takes it"
             hint = "remove it from the container, whose own /dev is a mount"
             raise RefusedError(msg, hint=hint)

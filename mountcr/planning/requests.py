@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mountcr import paths
+from mountcr import devices, paths
 from mountcr.model import InodeType
 from mountcr.paths import KPath
 from mountcr.planning.descriptors import STANDARD_STREAMS
@@ -38,10 +38,7 @@ __all__ = [
     "requested_paths",
 ]
 
-_DEVICES: Final = frozenset(
-    KPath(f"/dev/{name}") for name in ("null", "zero", "full", "random", "urandom", "tty")
-)
-"""Devices that every container has."""
+_DEVICES: Final = frozenset(KPath(f"/dev/{name}") for name in devices.COMMON)
 
 _KERNELS: Final = frozenset({"cgroup", "cgroup2"})
 """File systems of the kernel, of which CRIU's own images tell what the tasks may do with them."""

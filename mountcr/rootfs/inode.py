@@ -65,6 +65,12 @@ class Inode(Record, frozen=True, kw_only=True):
         """Whether it is a regular file."""
         return self.type is InodeType.FILE
 
+    @property
+    def is_own_device(self) -> bool:
+        """Whether it is a device that other containers have not."""
+        common = self.type is InodeType.CHARACTER and self.rdev in devices.COMMON.values()
+        return self.type in _DEVICES and not common
+
 
 def read_inode(directory: int, name: bytes) -> Inode:
     """

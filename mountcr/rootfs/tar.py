@@ -112,8 +112,8 @@ class TarTree:
 
     `below` is what lies below the layer: a hard link to a path that is not in the archive means a
     file there, which then is in this tree by both names, and a directory that is only implied is as
-    it is there. `found` is what is worth knowing of it. Devices are refused unless `devices`.
-    `close()` gives the file back; a `with` block does too.
+    it is there. `found` is what is worth knowing of it. Devices are refused but for those that
+    every container has. `close()` gives the file back; a `with` block does too.
     """
 
     def __init__(
@@ -121,13 +121,11 @@ class TarTree:
         path: KPath,
         below: Tree | None = None,
         *,
-        devices: bool = False,
         limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self.path = path
         self.found = Findings({}, {})
         self._below = below
-        self._devices = devices
         self._limits = limits
         self._inodes: dict[bytes, Inode] = {}
         self._names: dict[bytes, dict[bytes, InodeType]] = {b"": {}}
@@ -281,8 +279,6 @@ class TarTree:
         rdev = "0:0"
         if kind in {InodeType.CHARACTER, InodeType.BLOCK}:
             rdev = f"{member.devmajor}:{member.devminor}"
-            if not self._devices or (kind is InodeType.CHARACTER and rdev == "0:0"):
-                self._refuse(f"{shown(path)} is the {kind} device {rdev}", "devices")
         target = None
         if kind is InodeType.SYMLINK:
             text = member.linkname.encode("utf-8", _SAME)
@@ -293,7 +289,7 @@ class TarTree:
             if not 0 <= owner < (1 << 32) - 1:
                 self._refuse(f"{shown(path)} has the owner {owner}", "owners")
         mtime = self._time(path, member, "mtime", int(member.mtime) * 10**9)
-        return Inode(
+        inode = Inode(
             type=kind,
             mode=member.mode & 0o7777,
             uid=member.uid,
@@ -306,6 +302,9 @@ class TarTree:
             xattrs=self._xattrs(path, member.pax_headers),
             identity=(self._device, number),
         )
+        if inode.is_own_device:
+            self._refuse(f"{shown(path)} is the {kind} device {rdev}", "devices")
+        return inode
 
     def _path(self, name: bytes, what: str) -> bytes:
         """Give a path beneath the root."""

@@ -157,7 +157,7 @@ def three_at_once(here: Machine, there: Machine) -> str:
 
 
 def odd_files(here: Machine, there: Machine) -> str:
-    """Sockets are named, set-user-ID and attributes of users arrive, a device node is refused."""
+    """Sockets are named, set-user-ID and attributes of users arrive, a disk is refused."""
     bundle = here.passed / "odd.tar.zst"
     with container(here, "overlay", 6, "odd") as started:
         here.expect()
@@ -168,6 +168,7 @@ def odd_files(here: Machine, there: Machine) -> str:
         (root / "odd/program").chmod(0o6751)
         os.setxattr(root / "odd/program", "user.name", b"value")
         os.mknod(root / "odd/socket", 0o140600)
+        os.mknod(root / "odd/null", 0o20666, os.makedev(1, 3))
         words = ("--volume", "all", "--leave-running")
         exported = here.done("export", started.pid, "-o", bundle, *words)
         _claim("/odd/socket" in exported["left_out"], exported["left_out"])
@@ -178,14 +179,15 @@ def odd_files(here: Machine, there: Machine) -> str:
         _claim(arrived == (0o6751, 12, 34), arrived)
         _claim(os.getxattr(found / "program", "user.name") == b"value", "the attribute is gone")
         _claim(not (found / "socket").exists(), "a socket came")
+        _claim((found / "null").stat().st_rdev == os.makedev(1, 3), "/odd/null is another one")
         remove(there, "odd", restored["pid"])
         bundle.unlink()
-        os.mknod(root / "odd/null", 0o20666, os.makedev(1, 3))
+        os.mknod(root / "odd/disk", 0o60600, os.makedev(8, 0))
         refused = here.mountcr("export", started.pid, "-o", bundle, "--volume", "all")
-        _claim(refused.status == 4 and "/odd/null" in refused.err, refused)
+        _claim(refused.status == 4 and "/odd/disk" in refused.err, refused)
         Running(here.root_of(started.pid)).goes_on()
         _claim(not bundle.exists() and not here.left(), here.left())
-    return "as they should be; the device is refused by name"
+    return "as they should be; the disk is refused by name"
 
 
 # --- The same bytes -------------------------------------------------------------------------------

@@ -50,6 +50,13 @@ def filled(path: Path) -> Path:
     return path
 
 
+def importable(path: Path) -> Path:
+    """A tree that has everything a tar from elsewhere may hold."""
+    filled(path)
+    os.unlink(path / "disk")
+    return path
+
+
 def archive(source: Path, into: Path) -> None:
     """Write a tree as a tar."""
     with DirectoryTree(kpath(source)) as tree, into.open("wb") as file:
@@ -58,7 +65,7 @@ def archive(source: Path, into: Path) -> None:
 
 def unpack(source: Path, into: Path) -> None:
     """Write a tar as a tree."""
-    with TarTree(kpath(source), devices=True) as tree:
+    with TarTree(kpath(source)) as tree:
         write_all(tree, kpath(into))
 
 
@@ -74,7 +81,7 @@ def without(seen: dict[bytes, Seen], *xattrs: str) -> dict[bytes, Seen]:
 
 def test_there_and_back(tmp_path: Path) -> None:
     """Every field of every inode but the time of access; the same bytes each time."""
-    tree = filled(tmp_path / "tree")
+    tree = importable(tmp_path / "tree")
     archive(tree, tmp_path / "a.tar")
     archive(tree, tmp_path / "b.tar")
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
@@ -153,7 +160,7 @@ def test_gnu_tar_reads_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["gnu", "pax"])
 def test_ours_reads_gnu_tar(tmp_path: Path, form: str, sparse: tuple[str, ...]) -> None:
     """GNU tar's own format, which has no attributes and whole seconds, and PAX, which has all."""
-    tree = filled(tmp_path / "tree")
+    tree = importable(tmp_path / "tree")
     os.truncate(tree / "dir" / "empty", 1 << 20)
     os.setxattr(tree / "acl", "user.100%=x", b"y")
     words = ["--xattrs", "--xattrs-include=*"] if form == "pax" else []
@@ -172,7 +179,7 @@ def test_ours_reads_gnu_tar(tmp_path: Path, form: str, sparse: tuple[str, ...]) 
 @pytest.mark.parametrize("packing", ["gzip", "gzip in two", "zstd"])
 def test_compressed(tmp_path: Path, packing: str) -> None:
     """By content, whatever the name says; members and frames that follow each other are one."""
-    tree = filled(tmp_path / "tree")
+    tree = importable(tmp_path / "tree")
     archive(tree, tmp_path / "plain")
     data = (tmp_path / "plain").read_bytes()
     if packing == "gzip":
@@ -245,6 +252,22 @@ HOSTILE: dict[str, tuple[list[tuple[str, dict[str, object]]], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9), ("tty", 0)],
+)
+def test_devices_of_every_container(name: str, number: int, tmp_path: Path) -> None:
+    """A chroot(2) of a server in its container has some; as block devices they would be others."""
+    fields = {"devmajor": 5 if name == "tty" else 1, "devminor": number, "mode": 0o666}
+    members(tmp_path / "a.tar", (name, {"type": tarfile.CHRTYPE, **fields}))
+    unpack(tmp_path / "a.tar", tmp_path / "new")
+    found = (tmp_path / "new" / name).stat()
+    assert (found.st_mode, found.st_rdev) == (0o20666, os.stat(f"/dev/{name}").st_rdev)
+    block = members(tmp_path / "b.tar", (name, {"type": tarfile.BLKTYPE, **fields}))
+    with pytest.raises(RefusedError, match=rf"\/{name} is the block device"):
+        TarTree(block)
+
+
 @pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
 def test_hostile(case: tuple[list[tuple[str, dict[str, object]]], str], tmp_path: Path) -> None:
     """Refused by name, before anything is unpacked."""
@@ -256,10 +279,10 @@ def test_hostile(case: tuple[list[tuple[str, dict[str, object]]], str], tmp_path
 
 
 def test_whiteout_device_is_refused(tmp_path: Path) -> None:
-    """A character device 0:0 would be a mark of overlay, whatever devices are allowed."""
+    """A character device 0:0 would be a mark of overlay."""
     path = members(tmp_path / "a.tar", ("gone", {"type": tarfile.CHRTYPE}))
     with pytest.raises(RefusedError, match=r"/gone is the character device 0:0"):
-        TarTree(path, devices=True)
+        TarTree(path)
 
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh..."])
