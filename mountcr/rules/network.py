@@ -131,7 +131,7 @@ def _without_bridge(context: Context) -> Iterator[Found]:
     """
     I4: what the outer end of a veth was in is not here, or is no bridge, or nobody saw it.
 
-    The one that a bundle names is what it asks for: the user says whether it is given.
+    What a bundle says that it was is what it asks for: the user says whether that is given.
     """
     target = context.target.network if context.target else None
     for link in _made(context) if target else ():
@@ -144,12 +144,13 @@ def _without_bridge(context: Context) -> Iterator[Found]:
             yield Found(link.name, f"no {bridge} here")
         elif bridge and target.links[bridge] != "bridge":
             yield Found(link.name, f"{bridge} is a {target.links[bridge]}")
-        elif bridge and _is_asked_for(context, bridge):
-            yield Found(link.name, f"{bridge} is what the bundle asks for")
+        elif _is_asked_for(context, bridge):
+            wanted = bridge or "a link to this host, in no bridge,"
+            yield Found(link.name, f"{wanted} is what the bundle asks for")
 
 
 def _is_asked_for(context: Context, bridge: str) -> bool:
-    """Tell whether a bundle alone says that a bridge is the one."""
+    """Tell whether a bundle alone says where the outer end of a veth goes."""
     return context.facts.imported is not None and bridge not in context.choices.bridges.values()
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mountcr.model import Imported, Severity
-from mountcr.network import Link
+from mountcr.network import Link, Peer
 from mountcr.paths import KPath
 from mountcr.planning.choices import Choices, Tcp
 from mountcr.rules.table import table
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MACVLAN: Final = other(links=(LO, Link(name="eth0", index=7, kind="macvlan", up=True)))
 UNSEEN: Final = other(links=(LO, msgspec.structs.replace(ETH0, peer=None)))
+OPEN: Final = other(links=(LO, msgspec.structs.replace(ETH0, peer=Peer(name="v", index=9))))
 CONNECTED: Final = other(sockets=(connection(),))
 ALONE: Final = other(links=(LO,), addresses=(), routes=(), sockets=())
 OF_HOST: Final = other(is_host=True, links=(), addresses=(), routes=())
@@ -49,6 +50,7 @@ CASES: Final = (
     Case("I4", "eth0", networked(), there(), Choices(bridges={"br0": "br1"})),
     Case("I4", "eth0", networked(UNSEEN), there()),
     Case("I4", "eth0", BUNDLE, there()),
+    Case("I4", "eth0", msgspec.structs.replace(BUNDLE, network=OPEN), there()),
     Case("I4", "eth0", BUNDLE, there(), Choices(bridges={"br9": "lan"})),
     Case("I5", "eth0", networked(), there(links={"br0": "bridge", "veth12": "veth"})),
     Case("I6", "/nowhere", networked(), there(paths={"/nowhere": 0}), Choices(net="/nowhere")),
@@ -93,6 +95,9 @@ SOUND: Final[dict[str, tuple[Facts, Target | None, Choices]]] = {
     "another bridge": (
         networked(), there(links={"lan": "bridge"}), Choices(bridges={"br0": "lan"})),
     "the bridge that a bundle asks for": (BUNDLE, there(), Choices(bridges={"": "br0"})),
+    "a bridge instead of a link to the host": (
+        msgspec.structs.replace(BUNDLE, network=OPEN), there(), Choices(bridges={"": "br0"})),
+    "a link to the host, on which it was": (networked(OPEN), there(), Choices()),
     "another one than a bundle asks for": (
         BUNDLE, there(links={"lan": "bridge"}), Choices(bridges={"br0": "lan"})),
     "any bridge": (networked(UNSEEN), there(), Choices(bridges={"": "br0"})),
