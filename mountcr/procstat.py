@@ -141,16 +141,19 @@ def parse_status(text: bytes) -> ProcessStatus:
     """
     Take the lines that name a process, and what it uses, out of `/proc/<pid>/status`.
 
-    Raises ValueError if Tgid is missing.
+    Raises ValueError if Tgid is missing, and ProcessLookupError if it is 0: the process was let go
+    of while the kernel wrote this (`task_state()` in fs/proc/array.c).
 
     The kernel escapes newlines in the Name line, so that no process can forge a line.
     """
     lines = (line.partition(b":") for line in text.splitlines())
     found = {key: value for key, _, value in lines}
-    group = int(found.get(b"Tgid", 0))
-    if not group:
+    if b"Tgid" not in found:
         msg = f"not a /proc/<pid>/status: {text[:80]!r}"
         raise ValueError(msg)
+    group = int(found[b"Tgid"])
+    if not group:
+        raise _gone(int(found.get(b"Pid", 0)))
     inner = found.get(b"NSpid") or found.get(b"Pid", b"")
     huge = found.get(b"HugetlbPages", b"0 kB").split()
     return ProcessStatus(
@@ -181,8 +184,12 @@ def _read(pid: int, path: str) -> bytes:
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         content = b""
     if not content:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
+        raise _gone(pid)
     return content
+
+
+def _gone(pid: int) -> ProcessLookupError:
+    return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
 
 
 def is_same_process(pid: int, start_time: int) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,9 @@ from mountcr.procstat import (
     read_stat,
     read_status,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TAIL = b" S 42 17 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 9 9 0 0 0 0 0 0 0 0 0 0\n"
 PR_SET_NAME = 15
@@ -108,6 +112,35 @@ def test_a_reaped_process_is_not_there() -> None:
     for read in (read_stat, read_status):
         with pytest.raises(ProcessLookupError):
             read(process.pid)
+
+
+def test_a_process_that_is_let_go_of_meanwhile() -> None:
+    """The kernel writes a status then that has no numbers; what Linux 7.2 wrote of a busybox."""
+    text = b"Name:\tbusybox\nState:\tX (dead)\nTgid:\t0\nNgid:\t0\nPid:\t1777\nPPid:\t1770\n"
+    with pytest.raises(ProcessLookupError) as caught:
+        parse_status(text)
+    assert caught.value.filename == "1777"
+
+
+def read_for_ever(read: Callable[[int], object], pid: int) -> None:
+    """Read again and again."""
+    while True:
+        read(pid)
+
+
+@pytest.mark.parametrize("read", [read_stat, read_status])
+def test_processes_that_end_while_they_are_read(read: Callable[[int], object]) -> None:
+    """A hundredth of them is met when it is let go of; each is gone, and nothing else."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody needs to wait for them
+    try:
+        for _ in range(1000):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            with pytest.raises(ProcessLookupError):
+                read_for_ever(read, pid)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_status_tells_the_pids_of_nested_namespaces() -> None:
