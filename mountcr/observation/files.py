@@ -38,6 +38,11 @@ def _agrees(file: OpenFile) -> bool:
     return stat is None or there is None or (stat.dev, stat.ino) == (there.dev, there.ino)
 
 
+def _looks(file: OpenFile) -> tuple[object, ...]:
+    """Give what tells one file from another."""
+    return file.shown, file.mnt_id, file.stat, file.at_path
+
+
 class _Observer:
     """Looks at the files of one task."""
 
@@ -61,19 +66,23 @@ class _Observer:
 
     def _settled(self, fd: int) -> OpenFile:
         """
-        Look at a descriptor; where link and file do not agree, until it is twice the same.
+        Look at a descriptor until all is of one file; where path and file differ, twice the same.
 
         A task that runs may put another file there between two looks, as a shell does for echo.
         """
         file = self._descriptor(fd)
         for _ in range(_LOOKS):
-            if not file.missing and _agrees(file):
+            if not file.missing and _agrees(file) and self._is_still(file, fd):
                 break
             again = self._descriptor(fd)
-            if (again.shown, again.stat, again.at_path) == (file.shown, file.stat, file.at_path):
+            if _looks(again) == _looks(file):
                 break
             file = again
         return file
+
+    def _is_still(self, file: OpenFile, fd: int) -> bool:
+        """Tell whether a descriptor leads where it did before the rest of it was read."""
+        return self.source.descriptor(fd).path == file.shown
 
     def _descriptor(self, fd: int) -> OpenFile:
         shown = self.source.descriptor(fd)

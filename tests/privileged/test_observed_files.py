@@ -7,11 +7,16 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mountcr import mountinfo
 from mountcr.kernel import mounts, syscalls
 from mountcr.model import FileKind, OpenFile
+from mountcr.observation import fdinfo
+from mountcr.observation.files import task_files
 from mountcr.observation.namespaces import observe_namespace
 from mountcr.observation.places import Places
+from mountcr.observation.source import LiveSource
 from mountcr.observation.tasks import namespaces, task
 from mountcr.paths import encode
 from scratch import sleeper, tmpfs
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mountcr.model import Task
+    from mountcr.observation.fdinfo import FdInfo
 
 
 def observed(pid: int) -> Task:
@@ -63,6 +69,37 @@ def test_what_lies_at_the_path_of_a_file(tmp_path: Path) -> None:
     assert (deleted.at_path, deleted.missing) == (None, False)
     assert deleted.stat
     assert deleted.stat.nlink == 0
+
+
+class Echoing(LiveSource):
+    """Ourselves, who put another file at a descriptor while it is looked at, as a shell does."""
+
+    def __init__(self, places: Places, *turns: tuple[int, int]) -> None:
+        super().__init__(os.getpid(), places)
+        self.turns = list(turns)
+
+    def fdinfo(self, fd: int) -> FdInfo:
+        """Have the next file there before it is read."""
+        if self.turns and self.turns[0][1] == fd:
+            os.dup2(*self.turns.pop(0))
+        return super().fdinfo(fd)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_descriptor_is_of_one_file(turns: int, tmp_path: Path) -> None:
+    """Its mount is that of the file that is shown, whatever was there in between."""
+    tmpfs(tmp_path)
+    (tmp_path / "at").mkdir()
+    tmpfs(tmp_path / "at")
+    two = [os.open(tmp_path / name, os.O_CREAT | os.O_RDWR) for name in ("one", "at/two")]
+    fd = os.dup(two[0])
+    with Places() as places:
+        source = Echoing(places, *((two[turn % 2], fd) for turn in range(1, turns + 1)))
+        (found,) = (each for each in task_files(source)[0] if each.fd == fd)
+    assert source.turns == []
+    there = two[turns % 2]
+    assert found.shown == os.readlink(f"/proc/self/fd/{there}")
+    assert found.mnt_id == fdinfo.mount_id(there)
 
 
 def test_links_lead_nowhere_else(tmp_path: Path) -> None:
