@@ -166,14 +166,15 @@ class Leftovers:
                 continue
             if made and line.tree:
                 self._remove_tree(line, path)
-            elif set(os.listdir(name)) <= self._gone_from(name):
+            elif self._is_empty(name):
                 self._do(f"directory {path}", partial(os.rmdir, name))
                 self._gone.add(name)
 
-    def _gone_from(self, directory: bytes) -> set[bytes]:
-        """Give the names that a dry run would have removed from a directory."""
+    def _is_empty(self, directory: bytes) -> bool:
+        """Tell whether nothing is in a directory, but for what a dry run would have removed."""
         gone = (os.path.split(each) for each in self._gone)
-        return {name for parent, name in gone if parent == directory}
+        names = {name for parent, name in gone if parent == directory}
+        return set(os.listdir(directory)) <= names
 
     def _remove_tree(self, line: Making, path: KPath) -> None:
         if line.ground:
@@ -187,7 +188,7 @@ class Leftovers:
             if users:
                 self.left.append(f"directory {path} (in use: {users[0]})")
                 return
-            if self._handed_over:
+            if self._handed_over and not self._is_empty(decode(path)):
                 why = "it may hold what a restored container wrote; remove it by hand"
                 self.left.append(f"directory {path} ({why})")
                 return

@@ -164,11 +164,30 @@ def test_what_a_restored_container_may_have_written_stays(tmp_path: Path) -> Non
     def work() -> None:
         LiveKernel().make_directory(kpath(upper))
         journal.note(journal.HandingOver())
+        (upper / "file").touch()
 
     killed(work)
     (left,) = cleanup().left
     assert str(upper) in left
-    assert upper.is_dir()
+    assert (upper / "file").exists()
+
+
+def test_what_a_restored_container_has_not_written_into_goes(tmp_path: Path) -> None:
+    """A mountpoint in a directory of mountpoints holds nothing when what was mounted is gone."""
+    own_records()
+    top, inner = tmp_path / "made", tmp_path / "made/volume"
+
+    def work() -> None:
+        for path in (top, inner):
+            LiveKernel().make_directory(kpath(path))
+        journal.note(journal.HandingOver())
+
+    killed(work)
+    expected = (f"directory {kpath(inner)}", f"directory {kpath(top)}")
+    dry = cleanup(dry_run=True)
+    assert (dry.removed, dry.left) == (expected, ())
+    assert clean().removed == expected
+    assert not top.exists()
 
 
 def test_an_attached_mount(tmp_path: Path) -> None:
