@@ -521,7 +521,12 @@ def _require_fixture() -> Callable[[str], str]:
 
 
 def pytest_configure() -> None:
-    """Refuse a word in MOUNTCR_REQUIRE that means nothing: it would let a skip pass."""
+    """
+    Refuse a word in MOUNTCR_REQUIRE that means nothing: it would let a skip pass.
+
+    A shell has what it starts in the background ignore SIGINT, and tests send that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _extend_path()
     if unknown := _demanded() - set(PROBES):
         names = ", ".join(sorted(unknown))
