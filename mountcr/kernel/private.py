@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from mountcr.errors import MountcrError, PrivilegeError
 from mountcr.interrupts import hold_back, let_through
 from mountcr.kernel import mounts, syscalls
+from mountcr.kernel.children import end_with
 from mountcr.paths import ROOT
 
 if TYPE_CHECKING:
@@ -155,9 +156,7 @@ def _child(
 
 def _prepare(parent: int) -> None:
     """End with the parent, and leave what the terminal sends to it."""
-    syscalls.prctl_set_pdeathsig(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before the signal was set
+    end_with(parent)
     # Ctrl-C reaches the whole foreground group; only the parent acts on it, and says so once
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -12,8 +12,8 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from mountcr.interrupts import held_back
-from mountcr.kernel import syscalls
 from mountcr.kernel._libc_ffi import ffi
+from mountcr.kernel.children import end_with
 
 if TYPE_CHECKING:
     from mountcr.kernel._libc_ffi import CData
@@ -64,8 +64,8 @@ def _answers(child: int) -> bool:
 def _be_traced(parent: int) -> None:
     """Stop as a child that is traced; end where that is not allowed. Never returns."""
     try:
-        syscalls.prctl_set_pdeathsig(signal.SIGKILL)
-        if os.getppid() == parent and _ptrace(_PTRACE_TRACEME, 0, 0, ffi.NULL) == 0:
+        end_with(parent)
+        if _ptrace(_PTRACE_TRACEME, 0, 0, ffi.NULL) == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
     finally:
         os._exit(1)

@@ -31,7 +31,7 @@ from typing import (
     cast,
 )
 
-from mountcr.kernel import syscalls
+from mountcr.kernel.children import end_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,9 +212,7 @@ class Batches(Generic[Task, Result]):
     def _be_child(self, tasks: list[Task], counter: _Slot, writer: int, parent: int) -> None:
         """Do the tasks, say the answer, end: nothing of the parent's is run or flushed here."""
         try:
-            syscalls.prctl_set_pdeathsig(signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
+            end_with(parent)
             gc.disable()  # it ends before that would be worth it
             try:
                 answer = pickle.dumps((self._work(tasks, counter.add), None))

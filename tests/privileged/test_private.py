@@ -138,7 +138,7 @@ def ended(pid: int) -> bool:
 
 
 def wait_until_ended(pid: int) -> None:
-    """Wait five seconds at most."""
+    """Wait fifteen seconds at most."""
     until = time.monotonic() + 15
     while not ended(pid):
         assert time.monotonic() < until, f"{pid} goes on"
